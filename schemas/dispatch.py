@@ -1,0 +1,152 @@
+"""What scheduler, workers and edges tell each other over core NATS: pulls, work, the leader's heartbeat, cancel hints.
+
+All of it is soft state: any of it may be lost, and the next one heals it.
+
+Pull, Leader and Cancel are JSON. Work is MessagePack, because it carries bodies that nobody between client and engine
+has decoded: as bytes they pass through unchanged, whatever a direct publisher sent.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from schemas.output import Cause
+from schemas.requests import RequestMeta
+
+Answer = Literal["accepted", "full", "draining", "mine", "done"]
+"""What a worker says to an offered request: runs it; no slot; going away; already runs it (now with this delivery);
+found its END."""
+
+
+class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model as a worker serves it. `context_tokens_max` bounds prompt + output."""
+
+    key: str
+    name: str
+    engine: str
+    context_tokens_max: int
+    max_tokens_default: int
+
+
+class Running(msgspec.Struct, frozen=True, array_like=True):
+    """A request a worker holds, and the ack subject of the delivery it holds it by."""
+
+    rid: str
+    ack: str
+
+
+class Pull(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A worker's standing credit and heartbeat, sent on every change and every `pull_interval_s`.
+
+    `free` slots are left after work message `work_seq` was handled: the scheduler takes off what it sent since.
+    `steps` counts engine steps since the worker started. `running` is only in the periodic ones: all requests it holds.
+    `leaving`: this worker goes away and takes nothing more.
+    """
+
+    worker: str
+    model: ModelCard
+    slots: int
+    free: int
+    work_seq: int
+    steps: int
+    running: list[Running] | None = None
+    leaving: bool = False
+
+
+class WorkItem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One request of a batch, with the delivery it is held by.
+
+    `ctl_seq` is the sequence of the request's last ctl record (0: none, a first delivery): what a lease must expect.
+    `age_s` is how old the message was when it was sent on, by the broker's clock: deadlines count from there.
+    """
+
+    rid: str
+    tenant: str
+    ack: str
+    attempt: int
+    ctl_seq: int
+    cause: Cause
+    age_s: float
+    meta: RequestMeta
+    body: bytes
+
+
+class Work(msgspec.Struct, frozen=True):
+    """A batch for one worker; `seq` counts the scheduler's messages to that worker."""
+
+    seq: int
+    items: list[WorkItem]
+
+
+class WorkReply(msgspec.Struct, frozen=True):
+    """One answer per item of the batch, in its order."""
+
+    answers: list[Answer]
+
+
+class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model as the leader sees it; `seen_age_s` since a worker last pulled for it."""
+
+    card: ModelCard
+    workers: int
+    slots: int
+    free: int
+    seen_age_s: float
+
+
+class Leader(msgspec.Struct, frozen=True):
+    """The leader's heartbeat, every `leader_interval_s`. A new `term` makes workers answer with full pulls.
+
+    `queue_depth` counts requests in REQUESTS (waiting and running).
+    """
+
+    scheduler: str
+    term: int
+    queue_depth: int
+    models: list[ModelState]
+
+
+class Cancel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A hint that a request's END(cancelled) is stored: free the GPU and settle the message now."""
+
+    reason: str = ""
+
+
+_encoder = msgspec.json.Encoder()
+_pull = msgspec.json.Decoder(Pull)
+_leader = msgspec.json.Decoder(Leader)
+_reply = msgspec.json.Decoder(WorkReply)
+_work_encoder = msgspec.msgpack.Encoder()
+_work = msgspec.msgpack.Decoder(Work)
+
+
+def encode(message: Pull | Leader | WorkReply | Cancel) -> bytes:
+    """The JSON bytes of a message."""
+    return _encoder.encode(message)
+
+
+def decode_pull(data: bytes) -> Pull:
+    """Raises msgspec.DecodeError for anything else."""
+    return _pull.decode(data)
+
+
+def decode_leader(data: bytes) -> Leader:
+    """Raises msgspec.DecodeError for anything else."""
+    return _leader.decode(data)
+
+
+def decode_reply(data: bytes) -> WorkReply:
+    """Raises msgspec.DecodeError for anything else."""
+    return _reply.decode(data)
+
+
+def encode_work(work: Work) -> bytes:
+    """The MessagePack bytes of a batch."""
+    return _work_encoder.encode(work)
+
+
+def decode_work(data: bytes) -> Work:
+    """Raises msgspec.DecodeError for anything else."""
+    return _work.decode(data)

@@ -1,0 +1,66 @@
+"""The one table of errors a client can meet, and the one tree of errors our own code raises."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class ErrorRow(NamedTuple):
+    """How one kind of failure looks to clients of each dialect.
+
+    `type_` and `code` are OpenAI's; `retry_after` says whether the answer carries `Retry-After`.
+    """
+
+    status: int
+    type_: str
+    code: str | None
+    anthropic: str
+    retry_after: bool = False
+
+
+ERRORS: dict[str, ErrorRow] = {
+    "bad_request": ErrorRow(400, "invalid_request_error", None, "invalid_request_error"),
+    "context_length": ErrorRow(
+        400, "invalid_request_error", "context_length_exceeded", "invalid_request_error"
+    ),
+    "not_found": ErrorRow(404, "invalid_request_error", "not_found", "not_found_error"),
+    "method_not_allowed": ErrorRow(
+        405, "invalid_request_error", "method_not_allowed", "invalid_request_error"
+    ),
+    "model_not_found": ErrorRow(404, "invalid_request_error", "model_not_found", "not_found_error"),
+    "too_large": ErrorRow(413, "invalid_request_error", "request_too_large", "request_too_large"),
+    "queue_full": ErrorRow(429, "rate_limit_exceeded", "queue_full", "overloaded_error", True),
+    "no_workers": ErrorRow(503, "server_error", "no_workers", "overloaded_error", True),
+    "broker_away": ErrorRow(503, "server_error", "broker_away", "overloaded_error", True),
+    "queue_timeout": ErrorRow(503, "server_error", "queue_timeout", "timeout_error", True),
+    "outcome_unknown": ErrorRow(503, "server_error", "outcome_unknown", "api_error", True),
+    "draining": ErrorRow(503, "server_error", "draining", "overloaded_error", True),
+    "request_timeout": ErrorRow(504, "server_error", "request_timeout", "timeout_error"),
+    "engine_error": ErrorRow(502, "server_error", "engine_error", "api_error"),
+    "poison": ErrorRow(502, "server_error", "poison", "api_error"),
+    "not_continuable": ErrorRow(502, "server_error", "not_continuable", "api_error"),
+    "log_lost": ErrorRow(502, "server_error", "log_lost", "api_error"),
+    "cancelled": ErrorRow(499, "invalid_request_error", "cancelled", "invalid_request_error"),
+    "internal": ErrorRow(500, "server_error", "internal_error", "api_error"),
+}
+"""Keyed by the reason an END carries or an edge answers with. 499 is never sent before a stream: nobody is there."""
+
+
+class PenstockError(Exception):
+    """Something went wrong that the caller can act on; each child says how."""
+
+
+class BrokerAway(PenstockError):
+    """The broker did not answer. Nothing is known of what was sent: send the same message again, or say so."""
+
+
+class BrokerRefused(PenstockError):
+    """The broker answered with an error that is not part of the protocol. Read its text; look at the server's log."""
+
+
+class StreamMismatch(PenstockError):
+    """A stream or consumer on the server differs from ours. Change the setting back, or migrate the stream by hand."""
+
+
+class SubjectRejected(PenstockError):
+    """The connection may not use a subject. Check the permissions of the NATS user this role connects with."""

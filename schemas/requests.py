@@ -1,0 +1,89 @@
+"""A request on its way to a worker: the body any client publishes, and the headers the scheduler decides from.
+
+The body is the JSON object a client of an OpenAI-compatible API would POST: with `messages` it is a chat, with `prompt`
+a completion. The scheduler never decodes it. Every header has a default, so a direct publisher may send the body alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import msgspec
+
+Klass = Literal["interactive", "standard", "batch"]
+CLASSES: tuple[Klass, ...] = get_args(Klass)
+
+MAX_TOKENS = "Penstock-Max-Tokens"
+COST = "Penstock-Cost"
+QUEUE_TIMEOUT_S = "Penstock-Queue-Timeout-S"
+REQUEST_TIMEOUT_S = "Penstock-Request-Timeout-S"
+FINGERPRINT = "Penstock-Fingerprint"
+STREAM = "Penstock-Stream"
+EDGE = "Penstock-Edge"
+TRACEPARENT = "traceparent"
+MSG_ID = "Nats-Msg-Id"
+
+
+class RequestMeta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the scheduler and the worker know of a request without its body.
+
+    `max_tokens` and `cost` count tokens (cost: prompt estimate + max_tokens; 0 = unknown); time-outs are in seconds
+    from the broker's time of the message, 0 = the system's default. `stream`: whether somebody reads token by token.
+    """
+
+    max_tokens: int = 0
+    cost: int = 0
+    queue_timeout_s: float = 0.0
+    request_timeout_s: float = 0.0
+    fingerprint: str = ""
+    stream: bool = True
+    edge: str = ""
+    traceparent: str = ""
+
+
+class InvalidMeta(msgspec.Struct, frozen=True):
+    """A header that cannot be used: the value is the client's fault, and `reason` says so to it."""
+
+    reason: str
+
+
+def meta_headers(meta: RequestMeta) -> dict[str, str]:
+    """NATS headers of `meta`; what equals its default is left out."""
+    headers: dict[str, str] = {}
+    for name, value in (
+        (MAX_TOKENS, meta.max_tokens),
+        (COST, meta.cost),
+        (QUEUE_TIMEOUT_S, meta.queue_timeout_s),
+        (REQUEST_TIMEOUT_S, meta.request_timeout_s),
+        (FINGERPRINT, meta.fingerprint),
+        (EDGE, meta.edge),
+        (TRACEPARENT, meta.traceparent),
+    ):
+        if value:
+            headers[name] = str(value)
+    if not meta.stream:
+        headers[STREAM] = "0"
+    return headers
+
+
+def parse_meta(headers: Mapping[str, str]) -> RequestMeta | InvalidMeta:
+    """Reads `meta_headers` back; a direct publisher's nonsense comes back as `InvalidMeta`, never as an exception."""
+    try:
+        meta = RequestMeta(
+            max_tokens=int(headers.get(MAX_TOKENS, 0)),
+            cost=int(headers.get(COST, 0)),
+            queue_timeout_s=float(headers.get(QUEUE_TIMEOUT_S, 0)),
+            request_timeout_s=float(headers.get(REQUEST_TIMEOUT_S, 0)),
+            fingerprint=headers.get(FINGERPRINT, ""),
+            stream=headers.get(STREAM, "1") != "0",
+            edge=headers.get(EDGE, ""),
+            traceparent=headers.get(TRACEPARENT, ""),
+        )
+    except ValueError as error:
+        return InvalidMeta(f"a Penstock header is not a number: {error}")
+    if not (0 <= meta.max_tokens < 1 << 31 and 0 <= meta.cost < 1 << 31):
+        return InvalidMeta(f"{MAX_TOKENS} and {COST} must be between 0 and 2^31")
+    if not (0 <= meta.queue_timeout_s < 1e9 and 0 <= meta.request_timeout_s < 1e9):
+        return InvalidMeta(f"{QUEUE_TIMEOUT_S} and {REQUEST_TIMEOUT_S} must be non-negative seconds")
+    return meta

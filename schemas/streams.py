@@ -1,0 +1,141 @@
+"""JetStream streams, consumers and buckets as data, with the reason beside each number.
+
+A config is never read from a server, changed and written back: client libraries drop the fields they do not know.
+These tables are the truth; the bus creates what is missing and refuses to start on what differs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from schemas import subjects
+from schemas.ids import ModelKey
+from schemas.requests import CLASSES, Klass
+
+REQUESTS = "REQUESTS"
+OUTPUT = "OUTPUT"
+LEADER_BUCKET = "penstock_leader"
+MODELS_BUCKET = "penstock_models"
+
+MS_PER_S = 1_000
+NS_PER_S = 1_000_000_000
+
+BUCKET_BYTES_MAX = 16 << 20
+"""The leader's key and a card of some hundred bytes per model: far below."""
+
+DUPLICATE_WINDOW_S = 120
+"""Covers the retries of one publish; what it forgets, `max_msgs_per_subject: 1` still refuses while it is queued."""
+
+
+class StreamSpec(NamedTuple):
+    """A stream as JetStream's create call takes it; durations in nanoseconds."""
+
+    name: str
+    config: dict[str, Any]
+
+
+class ConsumerSpec(NamedTuple):
+    """A durable pull consumer as JetStream's create call takes it."""
+
+    stream: str
+    name: str
+    config: dict[str, Any]
+
+
+def requests_stream(*, queue_max: int, queue_bytes_max: int, replicas: int = 1) -> StreamSpec:
+    """The queue. Bounded by the broker itself: past `queue_max` or `queue_bytes_max` a publish gets 10077."""
+    return StreamSpec(
+        REQUESTS,
+        {
+            "name": REQUESTS,
+            "subjects": [subjects.REQUESTS_ALL],
+            "retention": "workqueue",
+            "storage": "file",
+            "discard": "new",  # a full queue refuses; it never drops what was accepted
+            "max_msgs": queue_max,
+            "max_bytes": queue_bytes_max,
+            "max_msgs_per_subject": 1,  # one message per request while it is queued or running …
+            "discard_new_per_subject": True,  # … also past the duplicate window and after a restart
+            "duplicate_window": DUPLICATE_WINDOW_S * NS_PER_S,
+            "allow_direct": True,
+            "num_replicas": replicas,
+        },
+    )
+
+
+def output_stream(
+    *, output_bytes_max: int, retention_s: float, first_seq: int, memory: bool = False, replicas: int = 1
+) -> StreamSpec:
+    """Every request's output log. `retention_s` >= the longest request + the time its result stays readable.
+
+    `first_seq` comes from the clock when the stream is made, so that sequences never repeat after a loss: an old lease
+    must not equal a new one. It is not compared later, a stream has it only at birth.
+    """
+    return StreamSpec(
+        OUTPUT,
+        {
+            "name": OUTPUT,
+            "subjects": [subjects.OUTPUT_ALL],
+            "retention": "limits",
+            "storage": "memory" if memory else "file",
+            "discard": "new",  # discarding old would take the lease of a running request first
+            "max_bytes": output_bytes_max,
+            "max_age": int(retention_s * NS_PER_S),
+            "duplicate_window": NS_PER_S,  # records carry no Msg-Id: CAS and offsets tell repeats
+            "allow_direct": True,
+            "republish": {"src": subjects.OUTPUT_ALL, "dest": subjects.LIVE_ALL},
+            "first_seq": first_seq,
+            "num_replicas": replicas,
+        },
+    )
+
+
+def bucket_stream(bucket: str, *, ttl_s: float = 0.0, replicas: int = 1) -> StreamSpec:
+    """A key-value bucket, laid out as every NATS client does it, so that theirs can look into ours.
+
+    `ttl_s`: how long a value lives, 0 = for ever.
+    """
+    name = f"KV_{bucket}"
+    return StreamSpec(
+        name,
+        {
+            "name": name,
+            "subjects": [subjects.kv_all(bucket)],
+            "storage": "file",
+            "discard": "new",
+            "max_msgs_per_subject": 1,  # only the newest value counts
+            "max_bytes": BUCKET_BYTES_MAX,
+            "max_age": int(ttl_s * NS_PER_S),
+            "duplicate_window": int(min(ttl_s or DUPLICATE_WINDOW_S, DUPLICATE_WINDOW_S) * NS_PER_S),
+            "allow_direct": True,
+            "allow_rollup_hdrs": True,
+            "deny_delete": True,
+            "num_replicas": replicas,
+        },
+    )
+
+
+ONLY_AT_BIRTH = frozenset({"first_seq"})
+"""Fields of a stream's config that are not compared with a running stream."""
+
+
+def requests_consumer(klass: Klass, model: ModelKey, *, ack_wait_s: float, queue_max: int) -> ConsumerSpec:
+    """The durable of one class and model: what schedulers pull from and an autoscaler reads."""
+    name = f"{klass}-{model}"
+    return ConsumerSpec(
+        REQUESTS,
+        name,
+        {
+            "durable_name": name,
+            "filter_subject": subjects.requests_of(klass, model),
+            "ack_policy": "explicit",
+            "ack_wait": int(ack_wait_s * NS_PER_S),
+            "max_deliver": -1,  # a delivery limit strands the message in the stream for ever
+            "max_ack_pending": queue_max,  # it counts running requests too, and raising it live is risky
+        },
+    )
+
+
+def consumers_of(model: ModelKey, *, ack_wait_s: float, queue_max: int) -> list[ConsumerSpec]:
+    """All durables of a model, one per class."""
+    return [requests_consumer(klass, model, ack_wait_s=ack_wait_s, queue_max=queue_max) for klass in CLASSES]

@@ -1,0 +1,156 @@
+"""Every subject, built and parsed here and nowhere else.
+
+Tokens are checked when a subject is built: a `*` in a subscribe would read another tenant's output, and a subject of
+5,000 bytes makes the server close the connection for good (both seen on nats-server 2.15.1).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from schemas.ids import ModelKey, RequestId, TenantKey, is_key, is_request_id
+
+ROOT = "llm.v1"
+
+REQUESTS_ALL = f"{ROOT}.req.>"
+OUTPUT_ALL = f"{ROOT}.out.>"
+LIVE_ALL = f"{ROOT}.live.>"
+CANCEL_ALL = f"{ROOT}.cancel.*.*"
+
+PULL = f"{ROOT}.pull"
+LEADER = f"{ROOT}.leader"
+
+
+class RequestSubject(NamedTuple):
+    """The parts of a request's subject, as `parse_request` finds them."""
+
+    klass: str
+    model: ModelKey
+    tenant: TenantKey
+    rid: RequestId
+
+
+def request(klass: str, model: str, tenant: str, rid: str) -> str:
+    """Where a request is published: stream REQUESTS."""
+    return f"{ROOT}.req.{_key(klass)}.{_key(model)}.{_key(tenant)}.{_rid(rid)}"
+
+
+def parse_request(subject: str) -> RequestSubject | None:
+    """The parts of a request's subject, or None if it is none (a direct publisher can send anything)."""
+    parts = subject.split(".")
+    if len(parts) != 7 or not subject.startswith(f"{ROOT}.req."):
+        return None
+    klass, model, tenant, rid = parts[3:]
+    if not (is_key(klass) and is_key(model) and is_key(tenant) and is_request_id(rid)):
+        return None
+    return RequestSubject(klass, ModelKey(model), TenantKey(tenant), RequestId(rid))
+
+
+def request_of_any_model(tenant: str, rid: str) -> str:
+    """Matches the one message of a request wherever it is queued."""
+    return f"{ROOT}.req.*.*.{_key(tenant)}.{_rid(rid)}"
+
+
+def requests_of(klass: str, model: str) -> str:
+    """What the durable consumer of one class and model filters on."""
+    return f"{ROOT}.req.{_key(klass)}.{_key(model)}.>"
+
+
+def output_ctl(tenant: str, rid: str) -> str:
+    """Leases, hand-offs and END of a request: the one chain that fences."""
+    return f"{ROOT}.out.{_key(tenant)}.{_rid(rid)}.ctl"
+
+
+def output_tok(tenant: str, rid: str) -> str:
+    """Token records of a request."""
+    return f"{ROOT}.out.{_key(tenant)}.{_rid(rid)}.tok"
+
+
+def output_log(tenant: str, rid: str) -> str:
+    """Matches every record of a request's output log."""
+    return f"{ROOT}.out.{_key(tenant)}.{_rid(rid)}.*"
+
+
+def live(tenant: str, rid: str) -> str:
+    """Matches the live copies (RePublish) of a request's records."""
+    return f"{ROOT}.live.{_key(tenant)}.{_rid(rid)}.*"
+
+
+def work(worker: str) -> str:
+    """Where a worker takes batches: request/reply."""
+    return f"{ROOT}.work.{_key(worker)}"
+
+
+def cancel(tenant: str, rid: str) -> str:
+    """The hint that a request has been cancelled."""
+    return f"{ROOT}.cancel.{_key(tenant)}.{_rid(rid)}"
+
+
+def parse_cancel(subject: str) -> tuple[TenantKey, RequestId] | None:
+    """Tenant and rid of a cancel subject, or None if it is none."""
+    parts = subject.split(".")
+    if len(parts) != 5 or not is_key(parts[3]) or not is_request_id(parts[4]):
+        return None
+    return TenantKey(parts[3]), RequestId(parts[4])
+
+
+# The JetStream API and acknowledgements (subjects of the server, not ours).
+
+
+def js_stream(verb: str, stream: str) -> str:
+    """`STREAM.<verb>`: CREATE, UPDATE, INFO, DELETE, PURGE; also `MSG.GET` and `MSG.DELETE`."""
+    return f"$JS.API.STREAM.{verb}.{stream}"
+
+
+def js_consumer(verb: str, stream: str, consumer: str) -> str:
+    """`CONSUMER.<verb>`: CREATE, INFO, DELETE, or `MSG.NEXT` to pull."""
+    return f"$JS.API.CONSUMER.{verb}.{stream}.{consumer}"
+
+
+def js_direct_get(stream: str) -> str:
+    """Direct get: answered by any replica, so never trusted for a negative answer."""
+    return f"$JS.API.DIRECT.GET.{stream}"
+
+
+def kv_key(bucket: str, key: str) -> str:
+    """Where a bucket keeps a key, as every NATS client lays buckets out."""
+    return f"$KV.{_key(bucket)}.{_key(key)}"
+
+
+def kv_all(bucket: str) -> str:
+    """Every key of a bucket."""
+    return f"$KV.{_key(bucket)}.>"
+
+
+class Delivery(NamedTuple):
+    """What an ack subject says about the delivery it settles."""
+
+    stream_seq: int
+    delivered: int
+    stored_ns: int
+    """The broker's time of the message, nanoseconds since the epoch: time-outs count from it."""
+
+
+def parse_ack(ack_subject: str) -> Delivery | None:
+    """What an ack subject says, or None if it is none.
+
+    Two forms exist: 9 tokens, and since 2.14 (off by default) 11 or more with domain and account hash in front.
+    """
+    parts = ack_subject.split(".")
+    if len(parts) < 9 or parts[1] != "ACK":
+        return None
+    at = 4 if len(parts) == 9 else 6
+    try:
+        return Delivery(int(parts[at + 1]), int(parts[at]), int(parts[at + 3]))
+    except (ValueError, IndexError):
+        return None
+
+
+def _key(token: str) -> str:
+    assert is_key(token), f"not a subject token: {token!r}"
+    return token
+
+
+def _rid(token: str) -> str:
+    assert is_request_id(token), f"not a rid: {token!r}"
+    return token
