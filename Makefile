@@ -1,0 +1,61 @@
+# Needs python3 (3.11 or newer) and make; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# More arguments for the command behind a target: make run ARGS="--workers 2", make test ARGS="-k relay"
+ARGS ?=
+
+DEMO_STORE := .penstock/demo
+DEMO_START_S := 30
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test test-integration check fmt venv clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+run: $(VENV)/.installed ## broker, scheduler, worker and edge on http://127.0.0.1:8000, until Ctrl-C
+	$(BIN)/penstock up $(ARGS)
+
+demo: $(VENV)/.installed ## start everything on free ports, stream one answer, stop
+	@$(BIN)/penstock up --store $(DEMO_STORE) --port 0 --broker-port 0 --log-level warning & up=$$!; \
+	trap 'kill $$up 2>/dev/null; wait $$up' EXIT; \
+	for _ in $$(seq $$(($(DEMO_START_S) * 5))); do \
+	  if $(BIN)/penstock status --store $(DEMO_STORE) --json 2>/dev/null | grep -q '"health":"ok"'; then break; fi; \
+	  sleep 0.2; \
+	done; \
+	$(BIN)/penstock chat --store $(DEMO_STORE) --max-tokens 48 "Tell me about rivers"
+
+test: $(VENV)/.installed-dev ## all tests: unit, contract, integration, acceptance, tidy
+	$(BIN)/python -m pytest $(ARGS)
+
+test-integration: $(VENV)/.installed-dev ## only the tests against a real broker
+	$(BIN)/python -m pytest tests/contract tests/integration $(ARGS)
+
+check: $(VENV)/.installed-dev ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fmt: $(VENV)/.installed-dev ## format, and fix what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+venv: $(VENV)/.installed-dev ## .venv with everything for development
+
+clean: ## remove .venv, caches and build results; .penstock (data) stays
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: an install is repeated only when what it depends on has changed.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,60 @@
+"""Reading and closing a request's output log over JetStream. Writing it is the worker's token path."""
+
+from __future__ import annotations
+
+from infra.jetstream import WRONG_LAST, JetStream, Stored, expect_headers
+from schemas import subjects
+from schemas.errors import BrokerRefused
+from schemas.log import Entry
+from schemas.output import End, decode_ctl, decode_tok, encode
+from schemas.streams import OUTPUT
+
+_CLOSE_TRIES_MAX = 20
+"""Each lost race against an attempt is one more attempt of the request; its attempts are bounded by the same number."""
+
+
+class OutputLog:
+    """The logs in OUTPUT. Every call raises BrokerAway when the broker does not answer."""
+
+    def __init__(self, js: JetStream) -> None:
+        self._js = js
+
+    async def last_ctl(self, tenant: str, rid: str) -> Entry | None:
+        """The newest ctl record, from the stream leader: None means that there is none."""
+        stored = await self._js.last(OUTPUT, subjects.output_ctl(tenant, rid))
+        return None if stored is None else decode_entry(stored)
+
+    async def read(
+        self, tenant: str, rid: str, *, start_seq: int = 1, upto_seq: int | None = None
+    ) -> list[Entry]:
+        """All records from `start_seq` on, in stream order; with `upto_seq` not beyond it.
+
+        A replica may lag: the last record returned is not proof that there is no later one. With `upto_seq`
+        the caller knows a record that must be there, and reads again while it is not.
+        """
+        stored = await self._js.read(OUTPUT, subjects.output_log(tenant, rid), start_seq=start_seq)
+        return [decode_entry(one) for one in stored if upto_seq is None or one.seq <= upto_seq]
+
+    async def close(self, tenant: str, rid: str, end: End) -> Entry:
+        """Writes `end` for a request one does not run, by CAS on its last ctl record, which fences the attempt.
+
+        Returns the END that is in the log afterwards: `end`, or the one that was there already.
+        """
+        ctl = subjects.output_ctl(tenant, rid)
+        for _ in range(_CLOSE_TRIES_MAX):
+            last = await self.last_ctl(tenant, rid)
+            if last is not None and isinstance(last.record, End):
+                return last
+            expected = 0 if last is None else last.seq
+            ack = await self._js.publish(ctl, encode(end), headers=expect_headers(expected))
+            if ack.stored:
+                return Entry(ack.seq, end)
+            if ack.err_code != WRONG_LAST:
+                raise BrokerRefused(f"END of {rid} was not stored: {ack.description} ({ack.err_code})")
+        raise BrokerRefused(f"END of {rid} lost {_CLOSE_TRIES_MAX} races in a row")
+
+
+def decode_entry(stored: Stored) -> Entry:
+    """A stored message of OUTPUT as a record. Raises msgspec.DecodeError if it is none."""
+    is_ctl = stored.subject.endswith(".ctl")
+    return Entry(stored.seq, decode_ctl(stored.payload) if is_ctl else decode_tok(stored.payload))

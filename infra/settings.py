@@ -1,0 +1,344 @@
+"""Every setting of every process: one flat, frozen struct, and the only place that reads the environment.
+
+Precedence: command line > `PENSTOCK_*` environment > `penstock.toml` in the working directory > defaults. An
+unknown or bad value stops the process at start with a `SettingsError` that names the setting, the value and
+where it came from: a typo must never run with a default.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from annotated_types import Ge, Gt, Le
+from pydantic import ByteSize, Field, GetPydanticSchema, SecretStr, ValidationError, model_validator
+from pydantic_core.core_schema import no_info_after_validator_function
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+ENV_PREFIX = "PENSTOCK_"
+TOML_FILE = "penstock.toml"
+REDACTED = "***"
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+
+Port = Annotated[int, Ge(0), Le(65535)]
+Seconds = Annotated[float, Gt(0), Le(86_400)]
+Milliseconds = Annotated[float, Ge(0), Le(60_000)]
+# A plain int, that may be written with a unit: 64KiB.
+Bytes = Annotated[
+    int,
+    GetPydanticSchema(lambda _, handler: no_info_after_validator_function(int, handler(ByteSize))),
+    Ge(1),
+]
+Processes = Annotated[int, Ge(0), Le(1024)]
+FaultAt = Annotated[int, Ge(-1)]
+
+
+class SettingsError(Exception):
+    """A setting is unknown or has a bad value.
+
+    The message names it, its value and its source; processes exit with 2.
+    """
+
+
+class Settings(BaseSettings):
+    """All settings, with their units last.
+
+    Construct through `load_settings`, which also reports unknown names.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        toml_file=TOML_FILE,
+        frozen=True,
+        extra="forbid",
+        # `model`-prefixed names are ours to use: "model" is a word of the glossary.
+        protected_namespaces=(),
+    )
+
+    nats_url: str = Field(
+        "nats://127.0.0.1:4222",
+        repr=False,  # may hold credentials
+        pattern=r"^(nats|tls|wss?)://[^,\s]+(,(nats|tls|wss?)://[^,\s]+)*$",
+        description="Broker to connect to. If set, `up` uses that broker instead of starting its own.",
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="Address the edges listen on.")
+    port: Port = Field(8000, description="HTTP port shared by all edges; 0 picks a free one.")
+    edges: Processes = Field(1, description="Edge processes started by `up`.")
+    workers: Processes = Field(1, description="Worker processes started by `up`.")
+    schedulers: Processes = Field(
+        1, description="Scheduler processes started by `up`; one leads, the others stand by."
+    )
+    store_dir: Path = Field(
+        Path(".penstock"), description="Directory of the embedded broker's data and of the state file."
+    )
+    broker_port: Port = Field(4222, description="Client port of the embedded broker; 0 picks a free one.")
+    broker_monitor_port: Port = Field(
+        0, description="Monitoring port of the embedded broker; 0 picks a free one."
+    )
+    broker_profile: Literal["embedded", "durable", "cluster"] = Field(
+        "embedded",
+        description="What the broker promises: `embedded` survives kill -9, `durable` also a power cut, "
+        "`cluster` is an external three-node cluster.",
+    )
+
+    engine: str = Field("simulator", min_length=1, description="What workers run the model on.")
+    model: str = Field("penstock-sim", min_length=1, max_length=256, description="Model the workers serve.")
+    slots: int = Field(256, ge=1, le=65_536, description="Requests one worker runs at the same time.")
+    ttft_ms: Milliseconds = Field(20.0, description="Simulator: time to the first token.")
+    itl_ms: Milliseconds = Field(20.0, description="Simulator: time between tokens.")
+    prefill_tps: float = Field(
+        0.0, ge=0, description="Simulator: prompt tokens read per second; 0 is instant."
+    )
+    die_at_token: FaultAt = Field(
+        -1, description="Simulator fault: exit the process at this token; -1 never."
+    )
+    hang_at_token: FaultAt = Field(-1, description="Simulator fault: stop stepping at this token; -1 never.")
+    raise_at_token: FaultAt = Field(-1, description="Simulator fault: raise at this token; -1 never.")
+    oom_at_token: FaultAt = Field(
+        -1, description="Simulator fault: run out of memory at this token; -1 never."
+    )
+    slow_factor: float = Field(
+        1.0, gt=0, le=1000, description="Simulator fault: stretch every delay by this factor."
+    )
+
+    context_tokens_max: int = Field(
+        32_768, ge=1, description="Prompt and output tokens one request may have together."
+    )
+    max_tokens_default: int = Field(256, ge=1, description="Output tokens of a request that names no limit.")
+
+    queue_max: int = Field(
+        10_000, ge=1, description="Requests queued or running; one more is answered with 429."
+    )
+    queue_bytes_max: Bytes = Field(GIB, description="Bytes of queued and running requests.")
+    output_bytes_max: Bytes = Field(4 * GIB, description="Bytes of all output logs that are kept.")
+    result_ttl_s: Seconds = Field(600, description="How long a finished output can still be read.")
+    queue_timeout_s: Seconds = Field(
+        120, description="A request that no worker took by then ends as expired."
+    )
+    request_timeout_s: Seconds = Field(
+        300, description="A request that has not ended by then ends as expired."
+    )
+    request_timeout_max_s: Seconds = Field(3600, description="The longest time-out a client may ask for.")
+    request_bytes_max: Annotated[Bytes, Le(8 * MIB)] = Field(
+        7 * MIB,
+        description="Largest HTTP body; larger is 413. The broker takes 8 MiB: room for headers.",
+    )
+
+    head_wait_s: Seconds = Field(
+        10, description="The HTTP head is held back this long for a status code that tells more."
+    )
+    keep_alive_s: Seconds = Field(15, description="Comment lines keep a silent stream open at this interval.")
+    client_buffer_bytes_max: Bytes = Field(
+        256 * KIB, description="Unsent bytes after which a slow reader is cut off; it can resume."
+    )
+    publish_timeout_s: Seconds = Field(5, description="How long an edge tries to get a request stored.")
+    model_seen_s: Seconds = Field(60, description="A model without a worker is still queued for this long.")
+
+    ack_wait_s: Seconds = Field(
+        10, description="Broker redelivers a request that nobody touched for this long."
+    )
+    pull_interval_s: Seconds = Field(
+        0.5, description="A worker repeats its pull at this interval: the heartbeat."
+    )
+    offer_timeout_s: Seconds = Field(
+        0.2, description="A batch that a worker does not answer by then is offered elsewhere."
+    )
+    worker_suspect_s: Seconds = Field(
+        0.75, description="Silence that, with a refused message, makes a worker dead."
+    )
+    worker_silent_s: Seconds = Field(3, description="Silence that alone makes a worker dead.")
+    leader_ttl_s: Seconds = Field(3, description="A scheduler leads for this long after its last renewal.")
+    leader_interval_s: Seconds = Field(
+        0.5, description="The leader renews and announces itself at this interval."
+    )
+    window_lead: int = Field(
+        8, ge=0, description="Requests held beyond the free slots, so that none waits for a pull."
+    )
+    window_bytes_max: Bytes = Field(64 * MIB, description="Bytes of requests a scheduler holds.")
+    batch_window_ms: Milliseconds = Field(
+        0, description="Wait to fill a batch, for engines that batch statically."
+    )
+    batch_size_max: int = Field(64, ge=1, le=1024, description="Requests in one batch.")
+    batch_bytes_max: Annotated[Bytes, Le(8_000_000)] = Field(1_000_000, description="Bytes of one batch.")
+    strikes_max: int = Field(3, ge=1, description="Attempts without a new token that make a request poison.")
+    attempts_max: int = Field(20, ge=1, description="Attempts of any kind that make a request poison.")
+
+    append_interval_s: Seconds = Field(
+        0.25, description="Appends of a request that nobody streams, at this interval."
+    )
+    append_bytes_max: Bytes = Field(64 * KIB, description="Largest single append to an output log.")
+    append_timeout_s: Seconds = Field(
+        1.0, description="An unanswered append is sent again, byte for byte, after this."
+    )
+    step_s_max: Seconds = Field(10, description="An engine without a step for this long counts as hung.")
+
+    drain_timeout_s: Seconds = Field(30, description="Time a stopping process has to finish what it runs.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe line that is logged."
+    )
+    log_format: Literal["auto", "json", "pretty"] = Field(
+        "auto", description="`auto` is pretty on a terminal, else JSON."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        """Pairs of settings that only make sense in one order."""
+        for smaller, larger in _ORDERED_PAIRS:
+            if getattr(self, smaller) > getattr(self, larger):
+                raise ValueError(
+                    f"{smaller} {getattr(self, smaller)} must not be above {larger} {getattr(self, larger)}"
+                )
+        return self
+
+
+# The heartbeat must come before suspicion, suspicion before a verdict; a leader must renew before it expires;
+# no default may be outside its own limit; one append must fit the message limit that batches obey.
+_ORDERED_PAIRS = (
+    ("pull_interval_s", "worker_suspect_s"),
+    ("worker_suspect_s", "worker_silent_s"),
+    ("leader_interval_s", "leader_ttl_s"),
+    ("request_timeout_s", "request_timeout_max_s"),
+    ("queue_timeout_s", "request_timeout_max_s"),
+    ("max_tokens_default", "context_tokens_max"),
+    ("append_bytes_max", "batch_bytes_max"),
+    ("strikes_max", "attempts_max"),
+)
+
+
+class Explained(NamedTuple):
+    """One setting as a human reads it: secrets are redacted, `source` is where the value came from."""
+
+    name: str
+    value: str
+    source: str
+
+
+def load_settings(cli: Mapping[str, object] | None = None) -> Settings:
+    """Settings from all sources; `cli` maps field names to values (strings are parsed).
+
+    Raises `SettingsError`.
+    """
+    given = _given(cli or {})
+    unknown = [name for name in given if name not in Settings.model_fields]
+    if unknown:
+        raise SettingsError("; ".join(f"unknown setting {_origin(name, given)}" for name in unknown))
+    try:
+        return Settings(**dict(cli or {}))  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(dict(detail), given) for detail in error.errors())) from None
+
+
+def explain(cli: Mapping[str, object] | None = None) -> list[Explained]:
+    """Each setting with its value and its source, in the order of declaration, secrets redacted."""
+    settings, given = load_settings(cli), _given(cli or {})
+    return [
+        Explained(name, _shown(getattr(settings, name)), given[name].source if name in given else "default")
+        for name in Settings.model_fields
+    ]
+
+
+def source_of(name: str, cli: Mapping[str, object] | None = None) -> str:
+    """Where the value of a setting comes from:
+
+    "command line", "environment", "penstock.toml" or "default".
+    """
+    assert name in Settings.model_fields, name
+    given = _given(cli or {})
+    return given[name].source if name in given else "default"
+
+
+class Described(NamedTuple):
+    """What documentation and `--help` say about one setting."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+def describe() -> list[Described]:
+    """All settings in the order of declaration."""
+    fields = Settings.model_fields.items()
+    return [Described(name, _shown(field.default), str(field.description)) for name, field in fields]
+
+
+def settings_table() -> str:
+    """The README's table: one markdown row for each setting."""
+    rows = [f"| `{name}` | `{default}` | {meaning} |" for name, default, meaning in describe()]
+    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
+def redact(text: str) -> str:
+    """Text with URLs in it, without their user names, passwords and tokens."""
+    return re.sub(r"(?<=://)[^/\s]*@", f"{REDACTED}@", text)
+
+
+class _Given(NamedTuple):
+    value: object
+    source: str
+
+
+def _given(cli: Mapping[str, object]) -> dict[str, _Given]:
+    """All values that were given somewhere, by lower-case name; the strongest source wins."""
+    given = {name: _Given(value, TOML_FILE) for name, value in _toml().items()}
+    for variable, value in os.environ.items():
+        if variable.upper().startswith(ENV_PREFIX):
+            given[variable[len(ENV_PREFIX) :].lower()] = _Given(value, "environment")
+    return given | {name: _Given(value, "command line") for name, value in cli.items()}
+
+
+def _toml() -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(TOML_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"cannot read {TOML_FILE}: {error}") from None
+
+
+def _origin(name: str, given: Mapping[str, _Given]) -> str:
+    """A given value as its author wrote it: `PENSTOCK_PORT='x'` (environment)."""
+    value, source = given[name]
+    written = {
+        "environment": f"{ENV_PREFIX}{name.upper()}={value!r}",
+        "command line": f"--{name.replace('_', '-')} {value}",
+        TOML_FILE: f"{name} = {value!r}",
+    }[source]
+    return f"{redact(written)} ({source})"
+
+
+def _sentence(detail: Mapping[str, Any], given: Mapping[str, _Given]) -> str:
+    """One validation error as a sentence; one about a pair of settings names those that were given."""
+    reason = str(detail["msg"]).removeprefix("Value error, ")
+    names = [str(detail["loc"][0])] if detail["loc"] else [name for name in given if name in reason.split()]
+    return f"bad setting {', '.join(_origin(name, given) for name in names)}: {reason}"
+
+
+def _shown(value: object) -> str:
+    match value:
+        case SecretStr():
+            return REDACTED
+        case float():
+            return f"{value:g}"
+        case _:
+            return redact(str(value))

@@ -1,0 +1,90 @@
+"""`penstock status`: the state file of `up`, checked against living processes and an edge's report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import httpx
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from infra.store import ProcessState, is_running, read_state
+
+HEALTH_TIMEOUT_S = 2.0
+
+
+class StatusError(Exception):
+    """There is nothing to report on; the message says why."""
+
+
+class ModelLoad(msgspec.Struct, frozen=True):
+    """A model and its workers, as an edge knows them from the leading scheduler."""
+
+    id: str
+    workers: int
+    slots: int
+    free: int
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The body of an edge's `/health`. `queue_depth` counts requests waiting or running."""
+
+    status: Literal["ok", "degraded", "starting", "down"]
+    queue_depth: int
+    models: list[ModelLoad]
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What `status --json` prints. Without an answer from an edge `health` is "down" and the rest unknown."""
+
+    url: str
+    health: str
+    processes: list[ProcessState]
+    models: list[ModelLoad]
+    queue_depth: int | None
+
+
+def collect_status(store_dir: Path) -> Status:
+    """Raises `StatusError` when nothing runs in the store."""
+    state = read_state(store_dir)
+    if state is None:
+        raise StatusError(
+            f"nothing runs in {store_dir}: start it with `penstock up`, or name another --store"
+        )
+    processes = [process for process in state.processes if is_running(process.pid)]
+    if not processes:
+        raise StatusError(f"nothing runs in {store_dir} any more: its `penstock up` was killed")
+    health = _ask_edge(state.url)
+    if health is None:
+        return Status(state.url, "down", processes, [], None)
+    return Status(state.url, health.status, processes, health.models, health.queue_depth)
+
+
+def print_status(status: Status, *, as_json: bool) -> None:
+    """To stdout: one JSON document, or tables for people."""
+    if as_json:
+        print(msgspec.json.encode(status).decode())
+        return
+    console = Console()
+    waiting = "unknown" if status.queue_depth is None else str(status.queue_depth)
+    console.print(f"{status.url}  {status.health}, requests waiting or running: {waiting}", highlight=False)
+    processes = Table("role", "id", "pid", "ready", box=None, header_style="bold")
+    for process in status.processes:
+        processes.add_row(process.role, process.id, str(process.pid), "yes" if process.ready else "not yet")
+    console.print(processes)
+    models = Table("model", "workers", "slots", "free", box=None, header_style="bold")
+    for model in status.models:
+        models.add_row(model.id, str(model.workers), str(model.slots), str(model.free))
+    if status.models:
+        console.print(models)
+
+
+def _ask_edge(url: str) -> Health | None:
+    """An edge that is not ready answers too, with 503 and the same body."""
+    try:
+        response = httpx.get(f"{url}/health", timeout=HEALTH_TIMEOUT_S, trust_env=False)
+        return msgspec.json.decode(response.content, type=Health)
+    except (httpx.HTTPError, msgspec.DecodeError):
+        return None

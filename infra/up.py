@@ -1,0 +1,285 @@
+"""`penstock up`: broker, schedulers, workers and edges as supervised child processes of one terminal.
+
+The shell around `infra.supervisor`: it spawns and signals processes, passes on their logs, tells the core
+what happened to them and keeps the state file. Each child is tethered, so none outlives a killed `up`, and
+has a session of its own, so that a Ctrl-C reaches it in the order of the drain and not all at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+
+from infra import supervisor
+from infra.broker import BrokerPlan, is_healthy, plan_broker
+from infra.child_logs import ChildLogs
+from infra.logs import configure_logs, get_logger, is_pretty
+from infra.settings import Settings, load_settings, redact, source_of
+from infra.store import ProcessState, StoreState, lock_store, remove_state, write_state
+from infra.supervisor import Role, SupervisorCore
+from infra.tether import tethered
+
+log = get_logger("up")
+
+PACKAGES: dict[Role, str] = {"edge": "edge", "scheduler": "scheduler", "worker": "workers"}
+HEALTH_POLL_S = 0.02
+
+
+class UpError(Exception):
+    """`up` cannot start; the message says what to do."""
+
+
+def role_command(role: Role, arguments: list[str]) -> list[str]:
+    """The command line of one role's process."""
+    root = Path(__file__).parent.parent
+    # `-m` would look in the working directory first, and a user's project may well have a `workers` of its
+    # own.
+    isolated = [] if Path.cwd() == root else ["-P"]
+    return [sys.executable, *isolated, "-m", PACKAGES[role], *arguments]
+
+
+def run_up(cli: Mapping[str, str]) -> int:
+    """Runs until stopped; the exit code.
+
+    Raises SettingsError, BrokerError, StoreInUseError or UpError at start.
+    """
+    settings = load_settings(cli)
+    configure_logs(settings, role="up", process_id="up")
+    lock = lock_store(settings.store_dir)
+    try:
+        embedded = source_of("nats_url", cli) == "default"
+        broker = plan_broker(settings) if embedded else None
+        with reserve_port(settings.host, settings.port) as reserved:
+            return asyncio.run(_Up(settings, cli, broker, port=reserved.getsockname()[1]).run())
+    finally:
+        remove_state(settings.store_dir)
+        os.close(lock)
+
+
+def reserve_port(host: str, port: int) -> socket.socket:
+    """A bound, not listening socket: it keeps the port for the edges, which share it with SO_REUSEPORT."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # Without SO_REUSEPORT this fails where anyone listens; with it we would silently share their
+            # port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+        reserved = socket.socket(family, kind, protocol)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(address)
+    except OSError as error:
+        raise UpError(
+            f"cannot listen on {host}:{port} ({error.strerror}): "
+            "choose another with --port (0 takes a free one) or --host"
+        ) from None
+    return reserved
+
+
+class _Running(NamedTuple):
+    process: asyncio.subprocess.Process
+    id: str
+
+
+class _Up:
+    def __init__(
+        self, settings: Settings, cli: Mapping[str, str], broker: BrokerPlan | None, *, port: int
+    ) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._url = f"http://{_reachable(settings.host)}:{port}"
+        self._nats_url = broker.url if broker else settings.nats_url
+        pretty = is_pretty(settings)
+        self._overrides = {**cli, "port": str(port), "log_format": "pretty" if pretty else "json"}
+        if broker:
+            self._overrides["nats_url"] = broker.url
+        self._roles = _children(settings, with_broker=broker is not None)
+        self._core = SupervisorCore(self._roles, drain_timeout_s=settings.drain_timeout_s)
+        self._logs = ChildLogs(list(self._roles), pretty=pretty)
+        self._running: dict[str, _Running] = {}
+        self._events: asyncio.Queue[supervisor.Event] = (
+            asyncio.Queue()
+        )  # a few per child: bounded by their number
+
+    async def run(self) -> int:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._events.put_nowait, supervisor.Stop())
+        self._events.put_nowait(supervisor.Start())
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                event = await self._next_event()
+                for action in self._core.handle(event, time.monotonic()):
+                    if isinstance(action, supervisor.Finish):
+                        return self._finish(action)
+                    await self._act(action, tasks)
+                self._write_state()
+
+    async def _next_event(self) -> supervisor.Event:
+        deadline = self._core.next_deadline()
+        timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            return await asyncio.wait_for(self._events.get(), timeout_s)
+        except TimeoutError:
+            return supervisor.Tick()
+
+    async def _act(self, action: supervisor.Action, tasks: asyncio.TaskGroup) -> None:
+        match action:
+            case supervisor.Spawn(name):
+                await self._spawn(name, tasks)
+            case supervisor.Terminate(name):
+                log.info("stopping", child=name, drain_timeout_s=self._settings.drain_timeout_s)
+                self._signal(name, signal.SIGTERM)
+            case supervisor.Kill(name):
+                log.warning("killing", child=name)
+                self._signal(name, signal.SIGKILL)
+            case supervisor.Announce():
+                self._announce()
+
+    async def _spawn(self, name: str, tasks: asyncio.TaskGroup) -> None:
+        # A new id for every start: to the scheduler a restarted worker is a new one, and the old one is dead.
+        process_id = "broker" if name == "broker" else f"{name}-{secrets.token_hex(2)}"
+        read_end, write_end = os.pipe()
+        process = await asyncio.create_subprocess_exec(
+            *tethered(self._command(name, process_id, write_end)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=(write_end,),
+            start_new_session=True,
+        )
+        os.close(write_end)
+        self._running[name] = _Running(process, process_id)
+        tasks.create_task(self._watch(name, process, read_end), name=f"watch {name}")
+
+    def _command(self, name: str, process_id: str, ready_fd: int) -> list[str]:
+        role = self._roles[name]
+        if role == "broker":
+            assert self._broker is not None
+            return self._broker.command
+        sets = [word for key, value in self._overrides.items() for word in ("--set", f"{key}={value}")]
+        return role_command(role, ["--id", process_id, "--ready-fd", str(ready_fd), *sets])
+
+    async def _watch(self, name: str, process: asyncio.subprocess.Process, ready_fd: int) -> None:
+        """One child from its start to its end."""
+        assert process.stdout is not None
+        async with asyncio.TaskGroup() as tasks:
+            pump = tasks.create_task(self._logs.pump(name, process.stdout))
+            ready = tasks.create_task(self._wait_ready(name, ready_fd))
+            code = await process.wait()
+            ready.cancel()
+            # Its own children may still hold the pipe: read what is there, but do not wait for them.
+            await asyncio.wait([pump], timeout=1.0)
+            pump.cancel()
+        log.log(_level(code), "ended", child=name, pid=process.pid, code=code)
+        del self._running[name]
+        self._events.put_nowait(supervisor.Exited(name, code))
+
+    async def _wait_ready(self, name: str, ready_fd: int) -> None:
+        if self._broker is not None and name == "broker":
+            os.close(ready_fd)
+            while not await asyncio.to_thread(is_healthy, self._broker.monitor_url):
+                await asyncio.sleep(HEALTH_POLL_S)
+        elif not await _read_line(ready_fd):
+            return
+        self._events.put_nowait(supervisor.Ready(name))
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        if name in self._running:
+            with contextlib.suppress(
+                ProcessLookupError
+            ):  # it ended by itself; its Exited event is on its way
+                self._running[name].process.send_signal(number)
+
+    def _write_state(self) -> None:
+        processes = [
+            ProcessState(role, running.id, running.process.pid, self._core.is_ready(name))
+            for name, role in self._roles.items()
+            if (running := self._running.get(name))
+        ]
+        monitor_url = self._broker.monitor_url if self._broker else None
+        state = StoreState(self._url, redact(self._nats_url), monitor_url, self._settings.model, processes)
+        write_state(self._settings.store_dir, state)
+
+    def _announce(self) -> None:
+        log.info("serving", url=self._url, nats_url=redact(self._nats_url), processes=len(self._roles))
+        _print_banner(self._settings, self._url, self._nats_url, self._roles)
+
+    def _finish(self, finish: supervisor.Finish) -> int:
+        if finish.culprit is not None:
+            said = self._logs.last_line(finish.culprit)
+            print(f"penstock up: stopped because of {finish.culprit}: {said}", file=sys.stderr)
+        return finish.code
+
+
+def _children(settings: Settings, *, with_broker: bool) -> dict[str, Role]:
+    """Names and roles: broker, scheduler-1, worker-1, edge-1 …"""
+    counts: dict[Role, int] = {
+        "scheduler": settings.schedulers,
+        "worker": settings.workers,
+        "edge": settings.edges,
+    }
+    children: dict[str, Role] = {"broker": "broker"} if with_broker else {}
+    return children | {f"{role}-{n}": role for role, count in counts.items() for n in range(1, count + 1)}
+
+
+def _print_banner(settings: Settings, url: str, nats_url: str, roles: Mapping[str, Role]) -> None:
+    engine = settings.engine
+    if engine == "simulator":
+        engine += ": made-up words at a set pace, not a language model"
+    counts = [f"{count} {role}" for role, count in Counter(roles.values()).items()]
+    message = {"model": settings.model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+    store = "" if settings.store_dir == Path(".penstock") else f" --store {settings.store_dir}"
+    lines = {
+        "url": f"{url}/v1",
+        "model": settings.model,
+        "engine": engine,
+        "broker": redact(nats_url),
+        "running": ", ".join(counts),
+        "try": f'penstock chat{store} "Tell me about rivers"',
+        "or": f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' -d '{json.dumps(message)}'",
+    }
+    console = Console(highlight=False)
+    console.rule("[bold green]penstock is up", align="left", style="green")
+    for name, line in lines.items():
+        # No box and no wrapping: the commands are there to be copied.
+        console.print(f"[dim]{name:8}[/] {escape(line)}", soft_wrap=True)
+    console.rule(style="green")
+
+
+async def _read_line(descriptor: int) -> bool:
+    """Whether the child wrote to its ready pipe before it closed it."""
+    reader = asyncio.StreamReader()
+    pipe = os.fdopen(descriptor, "rb", buffering=0)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    try:
+        return bool(await reader.readline())
+    finally:
+        transport.close()
+
+
+def _reachable(host: str) -> str:
+    """The address to show for a listener: one for all interfaces is reached locally."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+def _level(code: int) -> int:
+    return logging.INFO if code == 0 else logging.WARNING

@@ -1,0 +1,25 @@
+"""Fixtures that every tier may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from infra import broker as embedded
+from infra.settings import load_settings
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that was free a moment ago."""
+    return embedded.free_port()
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Broker]:
+    """A real embedded broker on free ports with a store of its own: `.url`, `.monitor_url`, `.pid`."""
+    store_dir = tmp_path_factory.mktemp("broker")
+    settings = load_settings({"store_dir": store_dir, "broker_port": 0, "broker_monitor_port": 0})
+    with embedded.Broker(settings) as running:
+        yield running

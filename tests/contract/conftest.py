@@ -1,0 +1,31 @@
+"""A broker of its own for every contract test, so that small limits and kills disturb nobody."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.broker import Broker
+from infra.bus import Bus
+from infra.settings import load_settings
+from tests.contract.protocol import Contract
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Broker]:
+    settings = load_settings({"store_dir": tmp_path, "broker_port": 0, "broker_monitor_port": 0})
+    with Broker(settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def contract(own_broker: Broker) -> AsyncIterator[Contract]:
+    lost: list[str] = []
+    bus = await Bus.connect(own_broker.url, name="contract", on_lost=lost.append)
+    contract = Contract(bus)
+    await contract.streams()
+    yield contract
+    await bus.close()
+    assert not lost, "the connection must not have been closed for good"

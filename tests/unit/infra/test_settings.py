@@ -1,0 +1,135 @@
+"""Settings: precedence, loud failures, redaction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from infra.settings import (
+    Settings,
+    SettingsError,
+    describe,
+    explain,
+    load_settings,
+    redact,
+    settings_table,
+    source_of,
+)
+
+
+@pytest.fixture(autouse=True)
+def _clean_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No environment and no file but what a test makes."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"PENSTOCK_{name.upper()}", raising=False)
+
+
+def toml(text: str) -> None:
+    Path("penstock.toml").write_text(text, encoding="utf-8")
+
+
+def test_defaults_are_valid_and_immutable() -> None:
+    settings = load_settings()
+    assert settings.port == 8000
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.port = 1  # type: ignore[misc]
+
+
+def test_command_line_beats_environment_beats_file_beats_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    cli = {"port": "4"}
+    toml("port = 2\nslots = 2\nworkers = 2")
+    monkeypatch.setenv("PENSTOCK_PORT", "3")
+    monkeypatch.setenv("PENSTOCK_SLOTS", "3")
+    settings = load_settings(cli)
+    assert (settings.port, settings.slots, settings.workers, settings.edges) == (4, 3, 2, 1)
+    sources = {line.name: line.source for line in explain(cli)}
+    assert sources["port"] == source_of("port", cli) == "command line"
+    assert sources["slots"] == "environment"
+    assert sources["workers"] == "penstock.toml"
+    assert sources["edges"] == "default"
+
+
+def test_sizes_can_be_written_with_units() -> None:
+    assert load_settings({"client_buffer_bytes_max": "512KiB"}).client_buffer_bytes_max == 512 * 1024
+    assert load_settings({"client_buffer_bytes_max": 1000}).client_buffer_bytes_max == 1000
+
+
+def test_values_are_plain_types_that_any_encoder_takes() -> None:
+    given = load_settings({"queue_bytes_max": "1GiB"}).model_dump()
+    assert {type(value) for value in given.values()} <= {int, float, str, type(Path())}
+
+
+def test_unknown_name_in_each_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=r"unknown setting --prot 1 \(command line\)"):
+        load_settings({"prot": 1})
+    toml("prot = 1")
+    with pytest.raises(SettingsError, match=r"unknown setting prot = 1 \(penstock\.toml\)"):
+        load_settings()
+    toml("")
+    monkeypatch.setenv("PENSTOCK_PROT", "1")
+    with pytest.raises(SettingsError, match=r"unknown setting PENSTOCK_PROT='1' \(environment\)"):
+        load_settings()
+
+
+def test_bad_value_in_each_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=r"bad setting --port many \(command line\): .*integer"):
+        load_settings({"port": "many"})
+    toml("port = 70000")
+    with pytest.raises(SettingsError, match=r"bad setting port = 70000 \(penstock\.toml\): .*65535"):
+        load_settings()
+    toml("")
+    monkeypatch.setenv("PENSTOCK_ITL_MS", "-1")
+    with pytest.raises(SettingsError, match=r"bad setting PENSTOCK_ITL_MS='-1' \(environment\): .*0"):
+        load_settings()
+
+
+def test_every_bad_value_is_named_at_once() -> None:
+    with pytest.raises(SettingsError, match=r"--port.*--slots"):
+        load_settings({"port": -1, "slots": 0})
+
+
+def test_a_file_that_is_not_toml_is_named() -> None:
+    toml("port = = 1")
+    with pytest.raises(SettingsError, match=r"cannot read penstock\.toml"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "other"),
+    [
+        ("worker_silent_s", 0.1, "worker_suspect_s"),
+        ("pull_interval_s", 2, "worker_suspect_s"),
+        ("leader_interval_s", 5, "leader_ttl_s"),
+        ("request_timeout_s", 4000, "request_timeout_max_s"),
+        ("max_tokens_default", 100_000, "context_tokens_max"),
+    ],
+)
+def test_pairs_in_the_wrong_order_name_both(name: str, value: float, other: str) -> None:
+    with pytest.raises(SettingsError, match=rf"--{name.replace('_', '-')} .*{other}"):
+        load_settings({name: value})
+
+
+@pytest.mark.parametrize("url", ["localhost:4222", "http://127.0.0.1", "nats://a,b", ""])
+def test_bad_broker_urls(url: str) -> None:
+    with pytest.raises(SettingsError, match="nats-url"):
+        load_settings({"nats_url": url})
+
+
+def test_credentials_are_shown_nowhere() -> None:
+    url = "nats://user:hunter2@a:4222,tls://token2@b"
+    shown = {line.name: line.value for line in explain({"nats_url": url})}
+    assert shown["nats_url"] == redact(url) == "nats://***@a:4222,tls://***@b"
+    with pytest.raises(SettingsError) as error:
+        load_settings({"nats_url": "http://user:hunter2@a"})
+    assert "hunter2" not in str(error.value)
+
+
+def test_documentation_covers_every_setting() -> None:
+    names = [name for name, _, meaning in describe() if meaning.endswith((".", ")"))]
+    assert names == list(Settings.model_fields)
+    table = settings_table().splitlines()
+    assert len(table) == 2 + len(names)
+    assert all(line.count("|") == 4 for line in table)
