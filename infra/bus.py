@@ -80,18 +80,18 @@ class Bus:
         self._inbox = b""
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, on_lost: Callable[[str], None]) -> Bus:
+    async def connect(cls, url: str, *, name: str, fail: Callable[[Exception], None]) -> Bus:
         """Connects, waiting for the broker as long as it takes.
 
-        `on_lost(reason)` is called once when the connection is closed for good (the server refused something
-        that a reconnect cannot mend): end the process, it is deaf.
+        `fail(error)` must end the process: it is deaf from then on. Called when the connection is closed for good (the
+        server refused something that a reconnect cannot mend) and with what a callback raised.
         """
-        client = _Client()
+        client = _Client(fail)
         bus = cls(client)
 
         async def lost() -> None:
             if not client.closing:
-                on_lost(str(client.last_error or "connection closed"))
+                fail(BrokerAway(f"closed for good: {client.last_error or 'no reason given'}"))
 
         await client.connect(
             url.split(","),
@@ -218,11 +218,11 @@ class _Client(Client):
     `_process_err/ping/pong/info`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fail: Callable[[Exception], None]) -> None:
         super().__init__()
-        self._ps: Any = _Protocol(
-            self
-        )  # the library types it as its own parser; ours has the two methods it calls
+        self.fail = fail
+        # The library types it as its own parser; ours has the two methods it calls.
+        self._ps: Any = _Protocol(self)
         self._flush_scheduled = False
         self.closing = False
 
@@ -274,7 +274,13 @@ class _Protocol:
         self._parser.reset()
 
     async def parse(self, data: bytes = b"") -> None:
-        for line in self._parser.feed(data, self._dispatch):
+        try:
+            lines = self._parser.feed(data, self._dispatch)
+        except Exception as error:
+            # The library's read loop logs it and stops reading: a process that is connected and deaf.
+            self._client.fail(error)
+            raise
+        for line in lines:
             await self._control(line)
 
     def _dispatch(self, sid: bytes, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:

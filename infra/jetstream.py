@@ -27,6 +27,7 @@ SERVICE_UNAVAILABLE = 503
 """Nobody answers for the stream right now (an election, or it does not exist)."""
 
 _STREAM_NOT_FOUND = 10059
+_STREAM_EXISTS = 10058
 _CONSUMER_NOT_FOUND = 10014
 _MESSAGE_NOT_FOUND = 10037
 _NOTHING_TO_DELETE = (10043, 10057)
@@ -148,7 +149,10 @@ class JetStream:
         """
         info = await self._api(subjects.js_stream("INFO", spec.name), allow=(_STREAM_NOT_FOUND,))
         if info is None:
-            info = await self._api(subjects.js_stream("CREATE", spec.name), spec.config)
+            # Another process may be faster, with another `first_seq`: then its stream is compared.
+            created = subjects.js_stream("CREATE", spec.name)
+            info = await self._api(created, spec.config, allow=(_STREAM_EXISTS,))
+            info = info or await self._api(subjects.js_stream("INFO", spec.name))
             assert info is not None
         _compare(f"stream {spec.name}", spec.config, info["config"])
 

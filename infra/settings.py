@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     )
     keep_alive_s: Seconds = Field(15, description="Comment lines keep a silent stream open at this interval.")
     client_buffer_bytes_max: Bytes = Field(
-        256 * KIB, description="Unsent bytes after which a slow reader is cut off; it can resume."
+        256 * KIB, description="Unsent bytes after which a slow reader is paused; it goes on from the log."
     )
     publish_timeout_s: Seconds = Field(5, description="How long an edge tries to get a request stored.")
     model_seen_s: Seconds = Field(60, description="A model without a worker is still queued for this long.")
@@ -154,7 +154,7 @@ class Settings(BaseSettings):
         0.2, description="A batch that a worker does not answer by then is offered elsewhere."
     )
     worker_suspect_s: Seconds = Field(
-        0.75, description="Silence that, with a refused message, makes a worker dead."
+        0.3, description="Silence after which a worker is probed; refused twice, it is dead."
     )
     worker_silent_s: Seconds = Field(3, description="Silence that alone makes a worker dead.")
     leader_ttl_s: Seconds = Field(3, description="A scheduler leads for this long after its last renewal.")
@@ -215,7 +215,7 @@ class Settings(BaseSettings):
 # The heartbeat must come before suspicion, suspicion before a verdict; a leader must renew before it expires;
 # no default may be outside its own limit; one append must fit the message limit that batches obey.
 _ORDERED_PAIRS = (
-    ("pull_interval_s", "worker_suspect_s"),
+    ("pull_interval_s", "worker_silent_s"),
     ("worker_suspect_s", "worker_silent_s"),
     ("leader_interval_s", "leader_ttl_s"),
     ("request_timeout_s", "request_timeout_max_s"),

@@ -2,8 +2,8 @@
 
 Start: the broker first; when it is healthy everything else at once. Stop: edges, then workers, then
 schedulers, then the broker, each group only when the one before it is gone, so that a role never loses what
-it drains into. A child that ends by itself is started again after a delay that doubles with each quick
-failure. A child that says its configuration is bad (exit code 2) stops everything: starting it again would
+it drains into. A child that ends by itself is started again after a delay that doubles with each start that
+does not get ready. A child that says its configuration is bad (exit code 2) stops everything: starting it again would
 change nothing.
 
 Pure: `handle(event, now) -> actions`, `next_deadline()`, `check()`; the shell is `infra/up.py`.
@@ -23,7 +23,6 @@ BACKOFF_MIN_S = 0.1  # a killed worker is back before its streams' readers notic
 BACKOFF_MAX_S = (
     5.0  # a child that cannot start costs next to nothing, and is back soon after its cause is gone
 )
-HEALTHY_S = 10.0  # a child that lived this long did start; its end is a new story
 KILL_GRACE_S = (
     1.0  # a child enforces `drain_timeout_s` itself and says so in its log; SIGKILL is for one that is stuck
 )
@@ -99,7 +98,6 @@ class _Child:
     name: str
     role: Role
     state: State = "waiting"
-    started_at: float = 0.0
     failures: int = 0
     deadline: float | None = None
     """When to start it again (`backoff`) or to kill it (`stopping`)."""
@@ -121,9 +119,9 @@ class SupervisorCore:
         """The only mutator."""
         match event:
             case Start():
-                return self._start_due(now)
+                return self._start_due()
             case Ready(name):
-                return self._on_ready(self._children[name], now)
+                return self._on_ready(self._children[name])
             case Exited(name, code):
                 return self._on_exit(self._children[name], code, now)
             case Stop():
@@ -152,13 +150,13 @@ class SupervisorCore:
         if self._finish is not None:
             assert all(child.state == "gone" for child in self._children.values())
 
-    def _start_due(self, now: float) -> list[Action]:
+    def _start_due(self) -> list[Action]:
         """The first group that is not all ready; later groups wait for it."""
         for roles in START_ORDER:
             group = [child for child in self._children.values() if child.role in roles]
             waiting = [child for child in group if child.state == "waiting"]
             if waiting:
-                return [self._spawn(child, now) for child in waiting]
+                return [self._spawn(child) for child in waiting]
             if any(child.state != "ready" for child in group):
                 return []
         if self._announced:
@@ -166,11 +164,14 @@ class SupervisorCore:
         self._announced = True
         return [Announce()]
 
-    def _on_ready(self, child: _Child, now: float) -> list[Action]:
+    def _on_ready(self, child: _Child) -> list[Action]:
         if child.state != "starting":
             return []
         child.state = "ready"
-        return self._start_due(now)
+        child.failures = (
+            0  # it did start: its end is a new story, and whoever killed it waits for the next one
+        )
+        return self._start_due()
 
     def _on_exit(self, child: _Child, code: int, now: float) -> list[Action]:
         if self._stopping:
@@ -180,8 +181,6 @@ class SupervisorCore:
             child.state = "gone"
             self._code, self._culprit = EXIT_CONFIG, child.name
             return self._begin_stop(now)
-        if now - child.started_at >= HEALTHY_S:
-            child.failures = 0
         child.state = "backoff"
         child.deadline = now + min(BACKOFF_MIN_S * 2**child.failures, BACKOFF_MAX_S)
         child.failures = min(child.failures + 1, 16)
@@ -193,7 +192,7 @@ class SupervisorCore:
             if child.deadline is None or child.deadline > now:
                 continue
             if child.state == "backoff":
-                actions.append(self._spawn(child, now))
+                actions.append(self._spawn(child))
             else:
                 # Killed, it still has to be seen to exit; should that never happen, the kill is repeated.
                 child.deadline = now + KILL_GRACE_S
@@ -225,8 +224,8 @@ class SupervisorCore:
         self._code = self._code or EXIT_ERROR
         return [Kill(child.name) for child in self._children.values() if child.state in ALIVE]
 
-    def _spawn(self, child: _Child, now: float) -> Action:
-        child.state, child.started_at, child.deadline = "starting", now, None
+    def _spawn(self, child: _Child) -> Action:
+        child.state, child.deadline = "starting", None
         return Spawn(child.name)
 
     def _terminate(self, child: _Child, now: float) -> Action:

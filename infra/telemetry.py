@@ -14,10 +14,29 @@ UNKNOWN_MODEL = "unknown"
 
 # Buckets of the OpenTelemetry GenAI conventions (gen_ai.server.time_to_first_token, gen_ai.client.operation.duration).
 _FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-_DURATION_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68)
+_DURATION_S = (
+    0.01,
+    0.02,
+    0.04,
+    0.08,
+    0.16,
+    0.32,
+    0.64,
+    1.28,
+    2.56,
+    5.12,
+    10.24,
+    20.48,
+    40.96,
+    81.92,
+    163.84,
+    327.68,
+)
 
 REQUESTS = Counter("penstock_requests", "Requests answered, by HTTP status.", ["model", "code"])
-INFLIGHT_REQUESTS = Gauge("penstock_inflight_requests", "Requests with a client attached to this edge.", ["model"])
+INFLIGHT_REQUESTS = Gauge(
+    "penstock_inflight_requests", "Requests with a client attached to this edge.", ["model"]
+)
 TIME_TO_FIRST_TOKEN = Histogram(
     "penstock_time_to_first_token_seconds",
     "From the request's arrival at the edge to its first token leaving it.",
@@ -30,8 +49,12 @@ REQUEST_DURATION = Histogram(
     ["model"],
     buckets=_DURATION_S,
 )
-OUTPUT_TOKENS = Counter("penstock_output_tokens", "Tokens of answers that ended, each counted once.", ["model"])
-REPLAYS = Counter("penstock_replays", "Times a reader went back to the log: a gap, silence, a reconnect, END.", ["model"])
+OUTPUT_TOKENS = Counter(
+    "penstock_output_tokens", "Tokens of answers that ended, each counted once.", ["model"]
+)
+REPLAYS = Counter(
+    "penstock_replays", "Times a reader went back to the log: a gap, silence, a reconnect, END.", ["model"]
+)
 FAILURES = Counter("penstock_failures", "Requests that ended not ok, by reason.", ["model", "reason"])
 
 

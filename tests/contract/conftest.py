@@ -22,10 +22,10 @@ def own_broker(tmp_path: Path) -> Iterator[Broker]:
 
 @pytest.fixture
 async def contract(own_broker: Broker) -> AsyncIterator[Contract]:
-    lost: list[str] = []
-    bus = await Bus.connect(own_broker.url, name="contract", on_lost=lost.append)
+    failures: list[Exception] = []
+    bus = await Bus.connect(own_broker.url, name="contract", fail=failures.append)
     contract = Contract(bus)
     await contract.streams()
     yield contract
     await bus.close()
-    assert not lost, "the connection must not have been closed for good"
+    assert not failures

@@ -12,7 +12,7 @@ from infra.jetstream import SERVICE_UNAVAILABLE, JetStream
 from infra.kv import KeyValue
 from infra.wire import encode_headers, header_value, status_of
 from schemas.errors import BrokerAway, BrokerRefused, StreamMismatch
-from schemas.streams import requests_stream
+from schemas.streams import StreamSpec, requests_stream
 from tests.contract.protocol import Contract, until
 
 
@@ -144,7 +144,7 @@ async def test_a_buckets_values_expire(contract: Contract) -> None:
 
 
 async def test_replies_to_a_dead_connection_are_not_mixed_up(contract: Contract, own_broker: Broker) -> None:
-    second = await Bus.connect(own_broker.url, name="second", on_lost=print)
+    second = await Bus.connect(own_broker.url, name="second", fail=print)
     js = JetStream(second)
     depths = await asyncio.gather(
         *(js.queue_depth("REQUESTS") for _ in range(50)), contract.request("q" * 20)
@@ -152,3 +152,39 @@ async def test_replies_to_a_dead_connection_are_not_mixed_up(contract: Contract,
     assert set(depths[:-1]) <= {0, 1}
     await second.close()
     assert not second.connected
+
+
+async def test_a_callback_that_raises_ends_the_process_instead_of_leaving_it_deaf(own_broker: Broker) -> None:
+    failures: list[Exception] = []
+    bus = await Bus.connect(own_broker.url, name="crash", fail=failures.append)
+
+    def crash(*_: object) -> None:
+        raise ZeroDivisionError
+
+    bus.subscribe("a", crash)
+    bus.publish("a")
+    await until(lambda: failures)
+    assert isinstance(failures[0], ZeroDivisionError)
+    await bus.close()
+
+
+async def test_a_connection_closed_for_good_ends_the_process(own_broker: Broker) -> None:
+    failures: list[Exception] = []
+    bus = await Bus.connect(own_broker.url, name="closed", fail=failures.append)
+    bus.publish("a" * 5000)  # longer than a control line: the server closes the connection
+    await until(lambda: failures)
+    assert isinstance(failures[0], BrokerAway)
+
+
+async def test_two_creators_of_one_stream_meet_in_it(contract: Contract, own_broker: Broker) -> None:
+    other = await Bus.connect(own_broker.url, name="other", fail=print)
+
+    def spec(first_seq: int) -> StreamSpec:
+        config = {"name": "RACE", "subjects": ["race.>"], "storage": "file", "first_seq": first_seq}
+        return StreamSpec("RACE", config)
+
+    await asyncio.gather(
+        *(js.ensure_stream(spec(n)) for n, js in enumerate([contract.js, JetStream(other)] * 5, start=1))
+    )
+    assert await contract.js.exists("RACE")
+    await other.close()

@@ -140,7 +140,7 @@ async def test_a_stale_ack_of_another_connection_settles_the_message(
     before, after = subjects.parse_ack(first.ack), subjects.parse_ack(second.ack)
     assert before is not None
     assert after == before._replace(delivered=2), "one message, delivered twice"
-    zombie = await Bus.connect(own_broker.url, name="zombie", on_lost=print)
+    zombie = await Bus.connect(own_broker.url, name="zombie", fail=print)
     JetStream(zombie).ack(first.ack)
     await until_depth(contract, 0)
     await zombie.close()

@@ -100,8 +100,8 @@ def test_a_file_that_is_not_toml_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "other"),
     [
-        ("worker_silent_s", 0.1, "worker_suspect_s"),
-        ("pull_interval_s", 2, "worker_suspect_s"),
+        ("worker_suspect_s", 4, "worker_silent_s"),
+        ("pull_interval_s", 4, "worker_silent_s"),
         ("leader_interval_s", 5, "leader_ttl_s"),
         ("request_timeout_s", 4000, "request_timeout_max_s"),
         ("max_tokens_default", 100_000, "context_tokens_max"),

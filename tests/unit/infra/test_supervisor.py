@@ -9,7 +9,6 @@ import pytest
 from infra.supervisor import (
     BACKOFF_MAX_S,
     BACKOFF_MIN_S,
-    HEALTHY_S,
     KILL_GRACE_S,
     Action,
     Announce,
@@ -98,13 +97,14 @@ def test_a_dead_child_is_restarted_after_a_doubling_delay(drive: Driver) -> None
     assert delays == [BACKOFF_MIN_S, 0.2, 0.4, 0.8, 1.6, 3.2, BACKOFF_MAX_S, BACKOFF_MAX_S]
 
 
-def test_a_long_life_forgives_earlier_failures(drive: Driver) -> None:
+def test_a_start_that_gets_ready_forgives_earlier_failures(drive: Driver) -> None:
     drive.all_ready()
     for now in (0.0, 1.0, 2.0):
         drive(Exited("worker-1", 1), now=now)
         drive(Tick(), now=now + 0.9)
-    drive(Exited("worker-1", 1), now=2.9 + HEALTHY_S)
-    assert drive.core.next_deadline() == pytest.approx(2.9 + HEALTHY_S + BACKOFF_MIN_S)
+    drive(Ready("worker-1"), now=3.0)
+    drive(Exited("worker-1", 1), now=3.1)
+    assert drive.core.next_deadline() == pytest.approx(3.1 + BACKOFF_MIN_S)
 
 
 def test_a_dead_broker_is_restarted_alone(drive: Driver) -> None:
