@@ -1,0 +1,95 @@
+"""`python -m scheduler`: one scheduler process, wired."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from infra.bus import Bus
+from infra.jetstream import JetStream
+from infra.lifecycle import RoleContext, run_role
+from infra.settings import Settings
+from scheduler.limits import Limits
+from scheduler.service import SchedulerService
+from schemas import streams
+
+WORK_OVERHEAD_BYTES = 128 * 1024
+"""Of a message to a worker, kept free for what stands beside the bodies: ~400 bytes for each of a batch of up to 64,
+and headers of a direct publisher, of which the broker allows 64 KB per request."""
+
+
+async def serve(context: RoleContext) -> None:
+    """Runs a scheduler until it is told to stop, then hands leadership over at once."""
+    settings = context.settings
+    bus = await Bus.connect(settings.nats_url, name=context.id, fail=context.fail)
+    try:
+        js = JetStream(bus)
+        await ensure_streams(js, settings)
+        limits = limits_of(settings, payload_max=bus.max_payload)
+        service = SchedulerService(context, js, limits, partial(ensure_streams, js, settings))
+        try:
+            service.start()
+            context.ready()
+            await context.stop.wait()
+            await service.hand_over()
+        finally:
+            service.close()
+    finally:
+        await bus.close()
+
+
+async def ensure_streams(js: JetStream, settings: Settings) -> None:
+    """Makes the two authorities and the scheduler's buckets where they are missing.
+
+    Raises StreamMismatch if they differ from the settings.
+    """
+    replicas = _replicas(settings)
+    requests = streams.requests_stream(
+        queue_max=settings.queue_max, queue_bytes_max=settings.queue_bytes_max, replicas=replicas
+    )
+    output = streams.output_stream(
+        output_bytes_max=settings.output_bytes_max,
+        retention_s=settings.request_timeout_max_s + settings.result_ttl_s,
+        # Sequences must not repeat after the stream was lost; three more digits leave room for a million a second.
+        first_seq=int(time.time() * 1000) * 1000,
+        # That profile syncs every append of the server: too slow for tokens.
+        memory=settings.broker_profile == "durable",
+        replicas=replicas,
+    )
+    leader = streams.bucket_stream(streams.LEADER_BUCKET, ttl_s=settings.leader_ttl_s, replicas=replicas)
+    models = streams.bucket_stream(
+        streams.MODELS_BUCKET, ttl_s=settings.request_timeout_max_s, replicas=replicas
+    )
+    for spec in (requests, output, leader, models):
+        await js.ensure_stream(spec)
+
+
+def limits_of(settings: Settings, *, payload_max: int) -> Limits:
+    """The settings the core decides by. What goes to a worker must fit into one message of at most `payload_max`."""
+    room = max(1, payload_max - WORK_OVERHEAD_BYTES)
+    return Limits(
+        queue_timeout_s=settings.queue_timeout_s,
+        request_timeout_s=settings.request_timeout_s,
+        request_timeout_max_s=settings.request_timeout_max_s,
+        request_bytes_max=min(settings.request_bytes_max, room),
+        model_seen_s=settings.model_seen_s,
+        ack_wait_s=settings.ack_wait_s,
+        offer_timeout_s=settings.offer_timeout_s,
+        worker_suspect_s=settings.worker_suspect_s,
+        worker_silent_s=settings.worker_silent_s,
+        leader_interval_s=settings.leader_interval_s,
+        window_lead=settings.window_lead,
+        window_bytes_max=settings.window_bytes_max,
+        batch_window_s=settings.batch_window_ms / streams.MS_PER_S,
+        batch_size_max=settings.batch_size_max,
+        batch_bytes_max=min(settings.batch_bytes_max, room),
+        attempts_max=settings.attempts_max,
+    )
+
+
+def _replicas(settings: Settings) -> int:
+    return 3 if settings.broker_profile == "cluster" else 1
+
+
+if __name__ == "__main__":
+    run_role("scheduler", serve)

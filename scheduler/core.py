@@ -1,0 +1,300 @@
+"""The scheduler's decisions: a state machine without clock, randomness or I/O.
+
+`handle` takes one event and returns what to do about it, in order. What it knows is soft: a core that starts empty
+learns the workers from their pulls and the requests from their deliveries. Two cores that both believe to lead do no
+harm: the broker gives a message to one of them, and a lease fences what both sent out.
+
+A held request goes: delivered, [reading its log], waiting, offered, handed over to a worker;
+or, from any place but offered: closing, settled with an END.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import assert_never
+
+from scheduler import events
+from scheduler.events import Action, Event
+from scheduler.fleet import Fleet, Lost
+from scheduler.limits import Limits
+from scheduler.models import Model, Models
+from scheduler.requests import Requests
+from scheduler.window import FETCH_EXPIRES_S
+from schemas.dispatch import Leader, Pull
+from schemas.ids import ModelKey, WorkerId, is_key
+from schemas.requests import CLASSES
+
+SWEEP_S = 0.1
+"""How often what needs no exact time is looked at: silent workers, lost fetches, refused requests to offer again."""
+
+OWN_PAUSE_S = 1.0
+"""A core runs at least every `SWEEP_S`. After a gap this long it was paused itself and knows nothing of others."""
+
+SLOTS_MAX = 65_536
+"""What a worker may claim to have; the same as the setting allows."""
+
+
+class Core:
+    """One scheduler's decisions. `now` is in seconds of a clock that never goes back and counts suspended time."""
+
+    def __init__(self, scheduler: str, limits: Limits) -> None:
+        self._scheduler = scheduler
+        self._limits = limits
+        self._fleet = Fleet(suspect_s=limits.worker_suspect_s, silent_s=limits.worker_silent_s)
+        self._models = Models(
+            lead=limits.window_lead,
+            bytes_max=limits.window_bytes_max,
+            seen_s=limits.model_seen_s,
+            # What was queued while a model was known has timed out by then: nothing is left to be found.
+            kept_s=max(limits.request_timeout_max_s, limits.model_seen_s),
+        )
+        self._requests = Requests(limits, self._fleet, self._models)
+        self._now = -inf
+        self._sweep_at = -inf
+        self._batch_at = inf
+        self._announce_at = inf
+        self._connected = False
+        self._leading = False
+        self._term = 0
+        self._queue_depth = 0
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Takes in one event. Total: whatever others send, it returns actions."""
+        actions = self._advance(now)
+        match event:
+            case events.Delivered():
+                self._on_delivered(event)
+            case events.Answered():
+                self._requests.answered(event)
+            case events.PullReceived(pull):
+                self._on_pull(pull)
+            case events.CtlRead(tenant, rid, entry):
+                self._requests.ctl_read((tenant, rid), entry)
+            case events.EndWritten(tenant, rid):
+                self._requests.end_written((tenant, rid))
+            case events.CallFailed(tenant, rid):
+                self._requests.call_failed((tenant, rid))
+            case events.CancelHinted(tenant, rid):
+                self._requests.cancel_hinted((tenant, rid))
+            case events.FetchEnded():
+                self._on_fetch_ended(event)
+            case events.OfferFailed(worker, seq):
+                self._requests.offer_failed(worker, seq)
+            case events.ProbeAnswered(worker, alive):
+                self._on_probe_answered(worker, alive)
+            case events.ConsumersReady(key):
+                self._on_consumers_ready(key)
+            case events.BecameLeader():
+                self._on_became_leader(event)
+            case events.LostLeadership():
+                self._on_lost_leadership()
+            case events.ConnectionChanged(connected):
+                self._on_connection_changed(connected)
+            case events.QueueDepth(requests):
+                self._queue_depth = requests
+            case events.Tick():
+                pass
+            case _:
+                assert_never(event)
+        self._serve()
+        return actions
+
+    @property
+    def leading(self) -> bool:
+        """Whether this scheduler leads."""
+        return self._leading
+
+    @property
+    def held(self) -> int:
+        """Requests held, wherever they stand."""
+        return len(self._requests)
+
+    def next_deadline(self) -> float | None:
+        """When `handle(Tick())` is wanted at the latest; None before the first event."""
+        if self._now == -inf:
+            return None
+        return min(self._sweep_at, self._batch_at, self._requests.next_deadline())
+
+    def check(self) -> None:
+        """Asserts every invariant; for tests, after each event."""
+        self._fleet.check()
+        self._requests.check()
+        for model in self._models:
+            model.window.check()
+            assert self._leading or not any(model.window.credit(klass) for klass in CLASSES)
+        deadline = self.next_deadline()
+        assert deadline is None or deadline > self._now, "everything due has been done"
+
+    def _advance(self, now: float) -> list[Action]:
+        """Brings everything up to `now`, before the event that came then."""
+        assert now >= self._now, "time never goes back"
+        if self._connected and now - self._now > OWN_PAUSE_S:
+            self._fleet.watch_from(now)
+        actions: list[Action] = []
+        self._now = self._requests.now = now
+        self._requests.out = actions
+        self._requests.advance()
+        if self._batch_at <= now:
+            self._stir_all()
+        if self._sweep_at <= now:
+            self._sweep_at = now + SWEEP_S
+            self._sweep()
+        return actions
+
+    def _sweep(self) -> None:
+        probes, lost = self._fleet.sweep(self._now)
+        for one in lost:
+            self._on_lost(one)
+        if self._leading:
+            self._out(*(events.Probe(worker) for worker in probes))
+        self._out(*(events.ForgetModel(key) for key in self._models.forget_old(self._now)))
+        for model in self._models:
+            model.window.write_off(self._now)
+            self._ensure(model)
+        self._stir_all()
+        if self._leading and self._announce_at <= self._now:
+            self._announce()
+
+    def _serve(self) -> None:
+        """Hands out and fetches for every model that something happened to."""
+        stirred = self._requests.stirred
+        if self._leading and self._connected:
+            for key in stirred:
+                self._requests.dispatch(key)
+                self._refill(key)
+        stirred.clear()
+        self._batch_at = inf
+        if self._limits.batch_window_s > 0 and self._leading and self._connected:
+            for model in self._models:
+                if self._fleet.free(model.key):
+                    self._batch_at = min(self._batch_at, self._requests.batch_at(model.key))
+
+    def _refill(self, key: ModelKey) -> None:
+        model = self._models.get(key)
+        if model is None or not model.ready:
+            return
+        free = self._fleet.free(key)
+        for klass, batch in model.window.wants(free):
+            model.window.fetch(klass, batch, self._now)
+            of_class = model.window.credit(klass) + model.window.waiting_of(klass)
+            assert of_class <= free + self._limits.window_lead, "the window is bounded"
+            self._out(events.Fetch(klass, key, batch, FETCH_EXPIRES_S))
+
+    def _on_delivered(self, event: events.Delivered) -> None:
+        model = self._models.get(event.model)
+        if model is not None and self._leading:
+            self._requests.delivered(event, model)
+        else:
+            # A fetch from when this scheduler led, or the model was known, brought it: another one deals with it.
+            self._out(events.Nak(event.ack, 0.0))
+
+    def _on_fetch_ended(self, event: events.FetchEnded) -> None:
+        model = self._models.get(event.model)
+        if model is not None:
+            model.window.use(event.klass, event.unused)
+            self._stir(event.model)
+
+    def _on_pull(self, pull: Pull) -> None:
+        """Standbys listen too, so that they can take over knowing all workers."""
+        if not _is_sound(pull):
+            return
+        before = self._fleet.get(WorkerId(pull.worker))
+        was_staying = before is not None and not before.pull.leaving
+        was_known = self._models.get(ModelKey(pull.model.key)) is not None
+        model = self._models.see(pull.model, self._now)
+        if model is None:
+            return
+        lost = self._fleet.pulled(pull, self._now)
+        if lost is not None:
+            self._on_lost(lost)
+        self._ensure(model)
+        if self._leading:
+            self._remember(model)
+            if not was_known or was_staying == pull.leaving:
+                self._announce()
+        self._stir(model.key)
+
+    def _on_probe_answered(self, worker: WorkerId, alive: bool) -> None:
+        lost = self._fleet.probe_answered(worker, alive=alive, now=self._now)
+        if lost is not None:
+            self._on_lost(lost)
+
+    def _on_lost(self, lost: Lost) -> None:
+        self._requests.worker_lost(lost)
+        self._stir(ModelKey(lost.worker.pull.model.key))
+        if self._leading:
+            self._announce()
+
+    def _on_consumers_ready(self, key: ModelKey) -> None:
+        model = self._models.get(key)
+        if model is not None and self._leading:
+            model.ready = True
+            self._stir(key)
+
+    def _on_became_leader(self, event: events.BecameLeader) -> None:
+        self._leading = self._requests.leading = True
+        self._term = event.term
+        for known in event.models:
+            if is_key(known.card.key):
+                self._models.see(known.card, self._now - known.seen_age_s)
+        for model in self._models:
+            self._ensure(model)
+        self._stir_all()
+        self._announce()
+
+    def _on_lost_leadership(self) -> None:
+        self._leading = self._requests.leading = False
+        self._requests.yield_all()
+        for model in self._models:
+            model.window.forget_fetches()
+            model.distrust()
+
+    def _on_connection_changed(self, connected: bool) -> None:
+        self._connected = self._requests.connected = connected
+        self._stir_all()
+        if connected:
+            self._requests.connected_since = self._now
+            self._fleet.watch_from(self._now)
+            self._requests.advance()
+        for model in self._models:
+            # The fetches are gone with the connection, and a broker that was restarted may have lost the consumers.
+            model.window.forget_fetches()
+            model.distrust()
+            self._ensure(model)
+
+    def _ensure(self, model: Model) -> None:
+        if self._leading and self._connected and model.asks_for_consumers(self._now):
+            self._out(events.EnsureConsumers(model.key))
+
+    def _remember(self, model: Model) -> None:
+        if model.is_worth_remembering(self._now):
+            self._out(events.RememberModel(model.card))
+
+    def _announce(self) -> None:
+        self._announce_at = self._now + self._limits.leader_interval_s
+        states = [
+            self._fleet.state(model.card, seen_age_s=self._now - model.seen_at)
+            for model in self._models
+            if self._models.is_seen(model, self._now)
+        ]
+        self._out(events.Announce(Leader(self._scheduler, self._term, self._queue_depth, states)))
+
+    def _stir(self, key: ModelKey) -> None:
+        self._requests.stirred[key] = None
+
+    def _stir_all(self) -> None:
+        for model in self._models:
+            self._stir(model.key)
+
+    def _out(self, *actions: Action) -> None:
+        self._requests.out.extend(actions)
+
+
+def _is_sound(pull: Pull) -> bool:
+    """Whether a pull's names fit into subjects and its numbers make sense; a worker that sends others is not used."""
+    return (
+        is_key(pull.worker)
+        and is_key(pull.model.key)
+        and 0 <= pull.free <= pull.slots <= SLOTS_MAX
+        and pull.work_seq >= 0
+    )

@@ -1,0 +1,275 @@
+"""Everything that can happen to the core, and everything it can ask for."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.dispatch import Answer, Leader, ModelCard, Pull, Work
+from schemas.ids import ModelKey, RequestId, TenantKey, WorkerId
+from schemas.log import Entry
+from schemas.output import End
+from schemas.requests import InvalidMeta, Klass, RequestMeta
+from schemas.subjects import RequestSubject
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    """The consumer of `klass` and `model` delivered a message, for the `attempt`-th time.
+
+    `subject` is None where the message's subject names no request; `age_s` is by the broker's time of the message.
+    """
+
+    klass: Klass
+    model: ModelKey
+    subject: RequestSubject | None
+    ack: str
+    stream_seq: int
+    attempt: int
+    age_s: float
+    meta: RequestMeta | InvalidMeta
+    body: bytes
+
+
+class FetchEnded(msgspec.Struct, frozen=True):
+    """A fetch of a consumer ended with `unused` credit."""
+
+    klass: Klass
+    model: ModelKey
+    unused: int
+
+
+class ConsumersReady(msgspec.Struct, frozen=True):
+    """The consumers of `model` exist: it may be fetched."""
+
+    model: ModelKey
+
+
+class PullReceived(msgspec.Struct, frozen=True):
+    """A worker's pull."""
+
+    pull: Pull
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """A worker's answer to the offer `seq`: one per item."""
+
+    worker: WorkerId
+    seq: int
+    answers: list[Answer]
+
+
+class OfferFailed(msgspec.Struct, frozen=True):
+    """Nobody listens on the worker's subject, the offer could not be sent, or its answer could not be read."""
+
+    worker: WorkerId
+    seq: int
+
+
+class ProbeAnswered(msgspec.Struct, frozen=True):
+    """What a probe found. `alive` False: no responders, the worker's connection is gone."""
+
+    worker: WorkerId
+    alive: bool
+
+
+class CtlRead(msgspec.Struct, frozen=True):
+    """The newest ctl record of a request, from the stream leader; None: there is none."""
+
+    tenant: TenantKey
+    rid: RequestId
+    entry: Entry | None
+
+
+class EndWritten(msgspec.Struct, frozen=True):
+    """The request's log holds an END."""
+
+    tenant: TenantKey
+    rid: RequestId
+
+
+class CallFailed(msgspec.Struct, frozen=True):
+    """The broker did not answer a ReadCtl or a Close: what became of it is not known."""
+
+    tenant: TenantKey
+    rid: RequestId
+
+
+class CancelHinted(msgspec.Struct, frozen=True):
+    """Somebody says that the request's END is stored."""
+
+    tenant: TenantKey
+    rid: RequestId
+
+
+class KnownModel(msgspec.Struct, frozen=True):
+    """A model that an earlier leader saw, `seen_age_s` ago."""
+
+    card: ModelCard
+    seen_age_s: float
+
+
+class BecameLeader(msgspec.Struct, frozen=True):
+    """This scheduler leads from now on."""
+
+    term: int
+    models: list[KnownModel]
+
+
+class LostLeadership(msgspec.Struct, frozen=True):
+    """Another scheduler may lead from now on."""
+
+
+class ConnectionChanged(msgspec.Struct, frozen=True):
+    """The connection to the broker came or went. A core starts without one."""
+
+    connected: bool
+
+
+class QueueDepth(msgspec.Struct, frozen=True):
+    """Requests in REQUESTS, waiting and running."""
+
+    requests: int
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """The deadline the core named has come."""
+
+
+Event = (
+    Delivered
+    | FetchEnded
+    | ConsumersReady
+    | PullReceived
+    | Answered
+    | OfferFailed
+    | ProbeAnswered
+    | CtlRead
+    | EndWritten
+    | CallFailed
+    | CancelHinted
+    | BecameLeader
+    | LostLeadership
+    | ConnectionChanged
+    | QueueDepth
+    | Tick
+)
+
+
+class Fetch(msgspec.Struct, frozen=True):
+    """Ask a consumer for up to `batch` messages within `expires_s`."""
+
+    klass: Klass
+    model: ModelKey
+    batch: int
+    expires_s: float
+
+
+class EnsureConsumers(msgspec.Struct, frozen=True):
+    """Create the consumers of a model where they are missing, then say ConsumersReady. Asked again if nothing comes."""
+
+    model: ModelKey
+
+
+class ForgetModel(msgspec.Struct, frozen=True):
+    """The model has been gone for long: stop listening to its consumers (they stay on the broker)."""
+
+    model: ModelKey
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """Send a batch to a worker; say Answered or OfferFailed. The core keeps the time-out."""
+
+    worker: WorkerId
+    work: Work
+
+
+class ForgetOffer(msgspec.Struct, frozen=True):
+    """The offer timed out: an answer is not wanted any more."""
+
+    worker: WorkerId
+    seq: int
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """Settle a delivery for good. Only ever with the request's END seen (or for what is no request at all)."""
+
+    ack: str
+
+
+class Nak(msgspec.Struct, frozen=True):
+    """Give a delivery back, to be delivered again after `delay_s`."""
+
+    ack: str
+    delay_s: float
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Restart the ack wait of a delivery that is held here."""
+
+    ack: str
+
+
+class ReadCtl(msgspec.Struct, frozen=True):
+    """Read the newest ctl record from the stream leader; say CtlRead or CallFailed."""
+
+    tenant: TenantKey
+    rid: RequestId
+
+
+class Close(msgspec.Struct, frozen=True):
+    """Write `end` unless there is an END already; say EndWritten or CallFailed."""
+
+    tenant: TenantKey
+    rid: RequestId
+    end: End
+
+
+class DeleteQueued(msgspec.Struct, frozen=True):
+    """Delete the request's message wherever it is queued, after seeing its END: nobody here knows who holds it."""
+
+    tenant: TenantKey
+    rid: RequestId
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """Send an empty message to a worker's subject; say ProbeAnswered if anything comes back."""
+
+    worker: WorkerId
+
+
+class WorkerGone(msgspec.Struct, frozen=True):
+    """For the log: a worker is taken for dead; its `requests` are given back."""
+
+    worker: WorkerId
+    reason: str
+    requests: int
+
+
+class Announce(msgspec.Struct, frozen=True):
+    """Publish the leader's heartbeat."""
+
+    leader: Leader
+
+
+class RememberModel(msgspec.Struct, frozen=True):
+    """Store that a model was seen just now, for leaders to come."""
+
+    card: ModelCard
+
+
+Action = (
+    Fetch
+    | EnsureConsumers
+    | ForgetModel
+    | Offer
+    | ForgetOffer
+    | Ack
+    | Nak
+    | Progress
+    | ReadCtl
+    | Close
+    | DeleteQueued
+    | Probe
+    | WorkerGone
+    | Announce
+    | RememberModel
+)

@@ -1,0 +1,395 @@
+"""The thin shell of a scheduler: messages become events, actions become messages. Every decision is in the cores."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from math import inf
+from typing import Any, assert_never
+
+import msgspec
+
+from infra.jetstream import SERVICE_UNAVAILABLE, Consumer, Delivered, JetStream
+from infra.kv import KeyValue
+from infra.lifecycle import RoleContext
+from infra.logs import get_logger
+from infra.output_log import OutputLog
+from infra.wire import parse_headers, status_of
+from scheduler import election, events
+from scheduler.core import Core
+from scheduler.election import Election
+from scheduler.limits import Limits
+from scheduler.models import recall, remembered
+from schemas import dispatch, streams, subjects
+from schemas.dispatch import ModelCard
+from schemas.errors import BrokerAway, BrokerRefused
+from schemas.ids import ModelKey, RequestId, TenantKey, WorkerId
+from schemas.output import End
+from schemas.requests import CLASSES, Klass, parse_meta
+
+QUEUE_DEPTH_INTERVAL_S = 0.5
+"""As often as the leader's heartbeat carries it."""
+
+DELETES_MAX = 256
+"""Cancelled requests looked up at a time. A hint above that is dropped: the request's next delivery finds the END."""
+
+RESTORE_PAUSE_S = 0.5
+"""Between two tries to bring streams back; a broker that recovers answers within a few."""
+
+HAND_OVER_S = 1.0
+"""A stopping leader waits this long for what is under way; it is several offer time-outs and a few round trips."""
+
+_LEADER_KEY = "leader"
+
+# Linux's monotonic clock stops in a suspended machine, the broker's does not: what is held must look as old as it is.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+_log = get_logger("scheduler")
+
+EnsureStreams = Callable[[], Awaitable[None]]
+"""Makes every stream and bucket that is missing."""
+
+
+class SchedulerService:
+    """One scheduler on one connection."""
+
+    def __init__(self, context: RoleContext, js: JetStream, limits: Limits, ensure: EnsureStreams) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._spawn = context.spawn
+        self._js = js
+        self._bus = js.bus
+        self._log = OutputLog(js)
+        self._leader = KeyValue(js, streams.LEADER_BUCKET)
+        self._models = KeyValue(js, streams.MODELS_BUCKET)
+        self._ensure_streams = ensure
+        self._core = Core(context.id, limits)
+        self._election = Election(ttl_s=context.settings.leader_ttl_s)
+        self._waiting: deque[events.Event] = deque()
+        self._handling = False
+        self._closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._consumers: dict[ModelKey, list[tuple[Klass, Consumer]]] = {}
+        self._offers: dict[tuple[WorkerId, int], int] = {}
+        self._probes: dict[WorkerId, int] = {}
+        self._deletes = 0
+        self._key_calls = 0
+
+    def start(self) -> None:
+        """Begins to listen and to stand for election."""
+        self._bus.on_state(self._on_state)
+        self._bus.subscribe(subjects.PULL, self._on_pull)
+        self._bus.subscribe(subjects.CANCEL_ALL, self._on_cancel)
+        self._handle(events.ConnectionChanged(self._bus.connected))
+        self._elect(election.Tick())
+        self._spawn(self._poll_queue_depth(), "queue depth")
+
+    async def hand_over(self) -> None:
+        """Gives up leadership and everything held; returns when that is done or has taken too long."""
+        self._elect(election.Stop())
+        until = _now() + HAND_OVER_S
+        while (self._key_calls or self._core.held) and _now() < until:
+            await asyncio.sleep(0.005)
+
+    def close(self) -> None:
+        """Nothing is done after this, whatever still arrives."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _handle(self, event: events.Event) -> None:
+        """Runs an event, then those that come of its actions."""
+        if self._closed:
+            return
+        self._waiting.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        while self._waiting:
+            for action in self._core.handle(self._waiting.popleft(), _now()):
+                self._act(action)
+        self._handling = False
+        self._arm()
+
+    def _act(self, action: events.Action) -> None:
+        match action:
+            case events.Offer():
+                self._offer(action)
+            case events.Fetch():
+                self._fetch(action)
+            case events.Ack(ack):
+                self._js.ack(ack)
+            case events.Nak(ack, delay_s):
+                self._js.nak(ack, delay_s)
+            case events.Progress(ack):
+                self._js.progress(ack)
+            case events.ForgetOffer(worker, seq):
+                self._bus.forget(self._offers.pop((worker, seq), 0))
+            case events.ReadCtl(tenant, rid):
+                self._spawn(self._read_ctl(tenant, rid), "read ctl")
+            case events.Close(tenant, rid, end):
+                self._spawn(self._close(tenant, rid, end), "close")
+            case events.DeleteQueued(tenant, rid):
+                if self._deletes < DELETES_MAX:
+                    self._deletes += 1
+                    self._spawn(self._delete_queued(tenant, rid), "delete queued")
+            case events.EnsureConsumers(model):
+                self._spawn(self._ensure_consumers(model), "ensure consumers")
+            case events.ForgetModel(model):
+                for _, consumer in self._consumers.pop(model, []):
+                    consumer.close()
+            case events.Probe(worker):
+                self._probe(worker)
+            case events.WorkerGone(worker, reason, requests):
+                self._bus.forget(self._probes.pop(worker, 0))
+                _log.warning("worker gone", worker=worker, reason=reason, requests=requests)
+            case events.Announce(leader):
+                self._bus.publish(subjects.LEADER, dispatch.encode(leader))
+            case events.RememberModel(card):
+                self._spawn(self._remember(card), "remember model")
+            case _:
+                assert_never(action)
+
+    # Messages in.
+
+    def _on_state(self, connected: bool) -> None:
+        self._handle(events.ConnectionChanged(connected))
+        if connected and not self._closed:
+            self._spawn(self._restore_streams(), "restore streams")
+
+    async def _restore_streams(self) -> None:
+        """A broker that came back may have lost what it kept in memory, or everything."""
+        while True:
+            try:
+                return await self._ensure_streams()
+            except (BrokerAway, BrokerRefused) as error:
+                _log.warning("streams not ensured yet", error=str(error))
+            await asyncio.sleep(RESTORE_PAUSE_S)
+
+    def _on_delivery(self, klass: Klass, model: ModelKey, message: Delivered) -> None:
+        delivery = subjects.parse_ack(message.ack)
+        if delivery is None:
+            _log.error("a delivery without an ack subject", subject=message.subject, ack=message.ack)
+            return
+        named = subjects.parse_request(message.subject)
+        if named is None:
+            _log.warning("not a request's subject: dropped", subject=message.subject)
+        self._handle(
+            events.Delivered(
+                klass=klass,
+                model=model,
+                subject=named,
+                ack=message.ack,
+                stream_seq=delivery.stream_seq,
+                attempt=delivery.delivered,
+                age_s=max(0.0, time.time() - delivery.stored_ns / streams.NS_PER_S),
+                meta=parse_meta(parse_headers(message.headers)),
+                body=message.payload,
+            )
+        )
+
+    def _on_fetch_ended(self, klass: Klass, model: ModelKey, unused: int) -> None:
+        self._handle(events.FetchEnded(klass, model, unused))
+
+    def _on_pull(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
+        try:
+            pull = dispatch.decode_pull(payload)
+        except msgspec.DecodeError as error:
+            _log.warning("a pull that cannot be read", error=str(error))
+            return
+        self._handle(events.PullReceived(pull))
+
+    def _on_cancel(self, subject: str, _reply: str, _headers: bytes, _payload: bytes) -> None:
+        if name := subjects.parse_cancel(subject):
+            self._handle(events.CancelHinted(*name))
+
+    def _on_answer(self, worker: WorkerId, seq: int, headers: bytes, payload: bytes) -> None:
+        self._offers.pop((worker, seq), None)
+        if status_of(headers) != SERVICE_UNAVAILABLE:
+            try:
+                reply = dispatch.decode_reply(payload)
+            except msgspec.DecodeError as error:
+                _log.warning("an answer that cannot be read", worker=worker, error=str(error))
+            else:
+                self._handle(events.Answered(worker, seq, reply.answers))
+                return
+        self._handle(events.OfferFailed(worker, seq))
+
+    def _on_probe(self, worker: WorkerId, headers: bytes, _payload: bytes) -> None:
+        self._probes.pop(worker, None)
+        self._handle(events.ProbeAnswered(worker, status_of(headers) != SERVICE_UNAVAILABLE))
+
+    # Messages out.
+
+    def _offer(self, offer: events.Offer) -> None:
+        worker, seq = offer.worker, offer.work.seq
+        on_answer = partial(self._on_answer, worker, seq)
+        token = self._bus.call(subjects.work(worker), dispatch.encode_work(offer.work), on_answer)
+        if token:
+            self._offers[worker, seq] = token
+        else:
+            self._handle(events.OfferFailed(worker, seq))
+
+    def _probe(self, worker: WorkerId) -> None:
+        self._bus.forget(self._probes.pop(worker, 0))
+        token = self._bus.call(subjects.work(worker), b"", partial(self._on_probe, worker))
+        if token:
+            self._probes[worker] = token
+
+    def _fetch(self, fetch: events.Fetch) -> None:
+        """One that cannot be sent is written off by the core like one whose end got lost."""
+        for klass, consumer in self._consumers.get(fetch.model, ()):
+            if klass == fetch.klass:
+                consumer.fetch(fetch.batch, fetch.expires_s)
+
+    async def _ensure_consumers(self, model: ModelKey) -> None:
+        ack_wait_s, queue_max = self._settings.ack_wait_s, self._settings.queue_max
+        specs = streams.consumers_of(model, ack_wait_s=ack_wait_s, queue_max=queue_max)
+        try:
+            await self._ensure_streams()
+            for spec in specs:
+                await self._js.ensure_consumer(spec)
+        except (BrokerAway, BrokerRefused) as error:
+            _log.warning("consumers not ensured yet", model=model, error=str(error))
+            return
+        if model not in self._consumers:
+            self._consumers[model] = [
+                (klass, self._consume(klass, model, spec)) for klass, spec in zip(CLASSES, specs, strict=True)
+            ]
+        self._handle(events.ConsumersReady(model))
+
+    def _consume(self, klass: Klass, model: ModelKey, spec: streams.ConsumerSpec) -> Consumer:
+        on_end = partial(self._on_fetch_ended, klass, model)
+        return self._js.consume(spec, partial(self._on_delivery, klass, model), on_end)
+
+    async def _read_ctl(self, tenant: TenantKey, rid: RequestId) -> None:
+        try:
+            entry = await self._log.last_ctl(tenant, rid)
+        except (BrokerAway, BrokerRefused, msgspec.DecodeError) as error:
+            _log.warning("ctl not read", request=rid, error=str(error))
+            self._handle(events.CallFailed(tenant, rid))
+        else:
+            self._handle(events.CtlRead(tenant, rid, entry))
+
+    async def _close(self, tenant: TenantKey, rid: RequestId, end: End) -> None:
+        try:
+            await self._log.close(tenant, rid, end)
+        except (BrokerAway, BrokerRefused, msgspec.DecodeError) as error:
+            _log.warning("END not written", request=rid, reason=end.reason, error=str(error))
+            self._handle(events.CallFailed(tenant, rid))
+        else:
+            _log.info("closed", request=rid, status=end.status, reason=end.reason)
+            self._handle(events.EndWritten(tenant, rid))
+
+    async def _delete_queued(self, tenant: TenantKey, rid: RequestId) -> None:
+        """A hint can be wrong or late: only an END that is seen in the log lets a message go."""
+        try:
+            entry = await self._log.last_ctl(tenant, rid)
+            if entry is not None and isinstance(entry.record, End):
+                queued = await self._js.last(streams.REQUESTS, subjects.request_of_any_model(tenant, rid))
+                if queued is not None:
+                    await self._js.delete(streams.REQUESTS, queued.seq)
+        except (BrokerAway, BrokerRefused, msgspec.DecodeError) as error:
+            _log.warning("cancelled request not deleted", request=rid, error=str(error))
+        finally:
+            self._deletes -= 1
+
+    async def _remember(self, card: ModelCard) -> None:
+        try:
+            await self._models.put(card.key, remembered(card, time.time()))
+        except (BrokerAway, BrokerRefused) as error:
+            _log.warning("model not remembered", model=card.key, error=str(error))
+
+    async def _poll_queue_depth(self) -> None:
+        while True:
+            if self._core.leading and self._bus.connected:
+                try:
+                    self._handle(events.QueueDepth(await self._js.queue_depth(streams.REQUESTS)))
+                except (BrokerAway, BrokerRefused) as error:
+                    _log.warning("queue depth not read", error=str(error))
+            await asyncio.sleep(QUEUE_DEPTH_INTERVAL_S)
+
+    # Leadership.
+
+    def _elect(self, event: election.Event) -> None:
+        for action in self._election.handle(event, _now()):
+            match action:
+                case election.Create():
+                    self._call_key(
+                        self._write_key(self._leader.create(_LEADER_KEY, self._context.id.encode()))
+                    )
+                case election.Renew(revision):
+                    update = self._leader.update(_LEADER_KEY, self._context.id.encode(), revision)
+                    self._call_key(self._write_key(update))
+                case election.Release(revision):
+                    self._call_key(self._release_key(revision))
+                case election.Lead(term):
+                    self._spawn(self._lead(term), "lead")
+                case election.StepDown():
+                    _log.info("leads no more")
+                    self._handle(events.LostLeadership())
+                case _:
+                    assert_never(action)
+        self._arm()
+
+    def _call_key(self, call: Coroutine[Any, Any, None]) -> None:
+        self._key_calls += 1
+        self._spawn(call, "leadership key")
+
+    async def _write_key(self, write: Awaitable[int | None]) -> None:
+        event: election.Event = election.Unanswered()
+        try:
+            revision = await write
+            event = election.Refused() if revision is None else election.Written(revision)
+        except (BrokerAway, BrokerRefused) as error:
+            # Once a second for as long as the broker is away, and the bus has said so already.
+            _log.debug("leadership key not reached", error=str(error))
+        self._key_calls -= 1
+        self._elect(event)
+
+    async def _release_key(self, revision: int) -> None:
+        try:
+            await self._leader.delete(_LEADER_KEY, revision)
+        except (BrokerAway, BrokerRefused) as error:
+            _log.warning("leadership key not released", error=str(error))
+        self._key_calls -= 1
+
+    async def _lead(self, term: int) -> None:
+        """Takes over with what earlier leaders remembered; without it, pulls tell the rest."""
+        known: list[events.KnownModel] = []
+        try:
+            items = await self._models.items()
+        except (BrokerAway, BrokerRefused) as error:
+            _log.warning("models not read", error=str(error))
+        else:
+            known = [recall(value, time.time()) for value in items.values()]
+        if self._election.leading:
+            _log.info("leads", term=term, models=len(known))
+            self._handle(events.BecameLeader(term, known))
+
+    # Time.
+
+    def _arm(self) -> None:
+        """One timer for both cores. One that rings too early costs a tick; so it is only ever moved forward."""
+        at = min(self._core.next_deadline() or inf, self._election.next_deadline() or inf)
+        if self._closed or at == inf:
+            return
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - _now()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._handle(events.Tick())
+        self._elect(election.Tick())
+
+
+def _now() -> float:
+    return time.clock_gettime(_CLOCK)
