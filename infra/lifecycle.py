@@ -55,6 +55,7 @@ class RoleContext:
         self._background: dict[asyncio.Task[None], None] = {}
         self._ready_fd = ready_fd
         self._is_ready = False
+        self._serving: asyncio.Future[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
     def ready(self) -> None:
@@ -85,6 +86,9 @@ class RoleContext:
     def _begin_stop(self) -> None:
         self.stop.set()
         self._arm_deadline()
+        if not self._is_ready and self._serving is not None:
+            # It still waits for a broker or loads a model: there is nothing to drain.
+            self._serving.cancel()
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         del self._background[task]
@@ -132,8 +136,12 @@ async def _run(serve: Serve, settings: Settings, process_id: str, ready_fd: int 
         context = RoleContext(settings, process_id, tasks, ready_fd)
         _handle_signals(context)
         _watch_callbacks(context)
+        context._serving = asyncio.ensure_future(serve(context))
         try:
-            await serve(context)
+            await context._serving
+        except asyncio.CancelledError:
+            if not context.stop.is_set():
+                raise
         finally:
             context._end()
     if not context.stop.is_set():

@@ -56,5 +56,5 @@ class OutputLog:
 
 def decode_entry(stored: Stored) -> Entry:
     """A stored message of OUTPUT as a record. Raises msgspec.DecodeError if it is none."""
-    is_ctl = stored.subject.endswith(".ctl")
-    return Entry(stored.seq, decode_ctl(stored.payload) if is_ctl else decode_tok(stored.payload))
+    decode = decode_ctl if subjects.is_ctl(stored.subject) else decode_tok
+    return Entry(stored.seq, decode(stored.payload))

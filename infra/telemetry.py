@@ -53,7 +53,7 @@ OUTPUT_TOKENS = Counter(
     "penstock_output_tokens", "Tokens of answers that ended, each counted once.", ["model"]
 )
 REPLAYS = Counter(
-    "penstock_replays", "Times a reader went back to the log: a gap, silence, a reconnect, END.", ["model"]
+    "penstock_replays", "Times a reader went back to the log: a gap, silence, a reconnect, END."
 )
 FAILURES = Counter("penstock_failures", "Requests that ended not ok, by reason.", ["model", "reason"])
 

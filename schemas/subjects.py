@@ -71,6 +71,11 @@ def output_log(tenant: str, rid: str) -> str:
     return f"{ROOT}.out.{_key(tenant)}.{_rid(rid)}.*"
 
 
+def is_ctl(subject: str) -> bool:
+    """Whether a subject of a log, or of a live copy of it, is the one that carries ctl records."""
+    return subject.endswith(".ctl")
+
+
 def live(tenant: str, rid: str) -> str:
     """Matches the live copies (RePublish) of a request's records."""
     return f"{ROOT}.live.{_key(tenant)}.{_rid(rid)}.*"
