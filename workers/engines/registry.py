@@ -1,0 +1,40 @@
+"""The engines there are, by the name that the `engine` setting takes. Nothing else knows an engine by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from infra.settings import Settings, SettingsError
+from workers.engines.base import Engine
+from workers.engines.simulator import Faults, Simulator, SimulatorOptions
+
+
+def make_engine(settings: Settings) -> Engine:
+    """The engine that the settings ask for. Raises SettingsError if there is none of that name."""
+    factory = ENGINES.get(settings.engine)
+    if factory is None:
+        raise SettingsError(f"bad setting engine={settings.engine!r}: one of {', '.join(sorted(ENGINES))}")
+    return factory(settings)
+
+
+def _simulator(settings: Settings) -> Engine:
+    faults = Faults(
+        die_at_token=settings.die_at_token,
+        hang_at_token=settings.hang_at_token,
+        raise_at_token=settings.raise_at_token,
+        oom_at_token=settings.oom_at_token,
+        slow_factor=settings.slow_factor,
+    )
+    return Simulator(
+        SimulatorOptions(
+            ttft_ms=settings.ttft_ms,
+            itl_ms=settings.itl_ms,
+            prefill_tps=settings.prefill_tps,
+            context_tokens_max=settings.context_tokens_max,
+            max_tokens_default=settings.max_tokens_default,
+            faults=faults,
+        )
+    )
+
+
+ENGINES: dict[str, Callable[[Settings], Engine]] = {"simulator": _simulator}

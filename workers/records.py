@@ -1,0 +1,122 @@
+"""The ctl records of an attempt: what they say, and what the records of earlier attempts forbid."""
+
+from __future__ import annotations
+
+import hashlib
+
+from msgspec.structs import replace
+
+from schemas.dispatch import WorkItem
+from schemas.log import Entry, Fold, strikes
+from schemas.output import End, Lease, Tail, Timings
+from workers.engines.base import Capabilities, EngineFailed, EngineFinished
+from workers.limits import Worker, WorkerLimits
+from workers.tokens import Tokens
+
+END_TEXT_BYTES_MAX = 256 * 1024
+"""The longest whole text that END repeats for a reader that did not stream."""
+
+
+def lease_of(item: WorkItem, worker: Worker, nonce: str) -> Lease:
+    """The lease that lets `nonce` append."""
+    return Lease(
+        nonce=nonce,
+        worker=worker.id,
+        attempt=item.attempt,
+        cause=item.cause,
+        revision=worker.capabilities.revision,
+        tokenizer=worker.capabilities.tokenizer,
+        engine=worker.capabilities.engine,
+        fingerprint=item.meta.fingerprint,
+    )
+
+
+def end_at_accept(item: WorkItem, limits: WorkerLimits, *, is_late: bool) -> End | None:
+    """The END of a request that is not even started, or None if it is. It is written without a lease, so it tells
+    nothing of the text. A queue time-out is over only for a request that nobody has started (`ctl_seq` 0)."""
+    meta = item.meta
+    if item.ctl_seq == 0 and item.age_s > (meta.queue_timeout_s or limits.queue_timeout_s):
+        return _end(item, "queue_timeout", "no worker was free for the request in time")
+    if is_late:
+        return request_timeout(item)
+    if item.attempt > limits.attempts_max:
+        return _end(item, "poison", f"given up after {limits.attempts_max} attempts")
+    return None
+
+
+def end_after_read(
+    item: WorkItem, capabilities: Capabilities, limits: WorkerLimits, entries: list[Entry], log: Fold
+) -> End | None:
+    """The END of a request whose log forbids another attempt, or None if it may go on. A log without tokens leaves
+    nothing to continue, so it fits any engine."""
+    if log.hole:
+        return _end(item, "not_continuable", "a part of the output is lost")
+    if log.ids and not all(_fits(entry, capabilities) for entry in entries):
+        return _end(item, "not_continuable", "the output was begun by another version of the model or engine")
+    if strikes(entries) >= limits.strikes_max:
+        message = f"the engine failed {limits.strikes_max} times in a row at this request"
+        return _end(item, "poison", message)
+    return None
+
+
+def request_timeout(item: WorkItem) -> End:
+    """The END of a request that did not end in time."""
+    return _end(item, "request_timeout", "the request did not end within its time-out")
+
+
+def end_unreadable(item: WorkItem) -> End:
+    """The END of a request whose log holds what is no record."""
+    return _end(item, "not_continuable", "the output log cannot be read")
+
+
+def end_finished(item: WorkItem, event: EngineFinished) -> End:
+    """The END of a complete request."""
+    return End(
+        status="ok",
+        finish_reasons=event.finish_reasons,
+        usage=event.usage,
+        fingerprint=item.meta.fingerprint,
+    )
+
+
+def end_invalid(item: WorkItem, event: EngineFailed) -> End:
+    """The END of a request that no engine could run."""
+    return _end(item, event.reason, event.error)
+
+
+def end_of_owner(end: End, item: WorkItem, tokens: Tokens, timings: Timings, nonce: str) -> End:
+    """`end` with what only the owner of the lease can say. Of a log with a hole it cannot say the text."""
+    if tokens.logged.hole:
+        return replace(end, nonce=nonce, attempts=item.attempt, timings=timings)
+    whole, rest = tokens.whole(), tokens.rest()
+    text_bytes = whole.text_bytes
+    is_text_told = not item.meta.stream and len(text_bytes) <= END_TEXT_BYTES_MAX
+    return replace(
+        end,
+        nonce=nonce,
+        attempts=item.attempt,
+        timings=timings,
+        n=len(whole.ids),
+        sha256=hashlib.sha256(text_bytes).hexdigest(),
+        tail=Tail(tokens.off, rest.ids, rest.deltas) if rest.ids or rest.deltas else None,
+        text=whole.texts if is_text_told else None,
+    )
+
+
+def _fits(entry: Entry, capabilities: Capabilities) -> bool:
+    record = entry.record
+    return not isinstance(record, Lease) or (
+        (record.revision, record.tokenizer, record.engine)
+        == (capabilities.revision, capabilities.tokenizer, capabilities.engine)
+    )
+
+
+def _end(item: WorkItem, reason: str, message: str) -> End:
+    expired = reason in ("queue_timeout", "request_timeout")
+    return End(
+        status="expired" if expired else "error",
+        reason=reason,
+        message=message,
+        fingerprint=item.meta.fingerprint,
+        attempts=item.attempt,
+    )

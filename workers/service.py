@@ -1,0 +1,303 @@
+"""The worker's shell: messages become events, actions become messages, and one timer. It decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from functools import partial
+from math import inf
+
+import msgspec
+
+from infra.bus import Bus
+from infra.jetstream import JetStream, decode_puback, expect_headers, fence_headers
+from infra.lifecycle import RoleContext
+from infra.logs import get_logger
+from infra.output_log import OutputLog
+from infra.settings import Settings
+from schemas import dispatch, subjects
+from schemas.errors import BrokerAway, BrokerRefused, PenstockError
+from schemas.ids import model_key
+from schemas.output import Tok
+from schemas.streams import OUTPUT
+from workers.core import WorkerCore
+from workers.engines.base import Capabilities, Engine
+from workers.engines.registry import make_engine
+from workers.events import (
+    Ack,
+    Action,
+    CancelHinted,
+    ConnectionChanged,
+    CtlRead,
+    Drain,
+    EngineProgress,
+    Event,
+    Forget,
+    HandOff,
+    LeaderSeen,
+    LogRead,
+    Nak,
+    Offered,
+    Progress,
+    Publish,
+    ReadCtl,
+    ReadFailed,
+    ReadLog,
+    Refused,
+    Reply,
+    SendPull,
+    Settled,
+    StartEngine,
+    StopEngine,
+    Stored,
+    Tick,
+)
+from workers.limits import WorkerLimits
+
+OUTPUT_POLL_S = 0.2
+"""How often a worker that came up before the first scheduler looks for the stream that the scheduler makes."""
+
+FINISH_SHARE = 0.8
+"""Of the time to drain, the part in which requests may finish; in the rest they are handed off."""
+
+WORKER_ID_MAX = 57
+"""A worker id is a subject token of at most 64 characters; a dash and six of them make each process new."""
+
+log = get_logger("worker")
+
+
+class EngineStopped(PenstockError):
+    """The engine ended by itself. Look at what it logged; the supervisor starts the worker again."""
+
+
+async def serve(context: RoleContext) -> None:
+    """Runs a worker until it is told to stop and has drained."""
+    settings = context.settings
+    engine = make_engine(settings)
+    worker_id = f"{context.id[:WORKER_ID_MAX]}-{secrets.token_hex(3)}"
+    bus = await Bus.connect(settings.nats_url, name=worker_id, fail=context.fail)
+    try:
+        await WorkerService(context, bus, engine, worker_id).run()
+    finally:
+        await bus.close()
+
+
+class WorkerService:
+    """One worker process: its engine, its core and its connection."""
+
+    def __init__(self, context: RoleContext, bus: Bus, engine: Engine, worker_id: str) -> None:
+        self._context = context
+        self._bus = bus
+        self._js = JetStream(bus)
+        self._log = OutputLog(self._js)
+        self._engine = engine
+        self._worker_id = worker_id
+        card = _card(context.settings, engine.capabilities)
+        self._core = WorkerCore(worker_id, card, engine.capabilities, _limits(context.settings))
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+        self._calls: dict[int, tuple[int, ...]] = {}
+        self._drained = asyncio.Event()
+
+    async def run(self) -> None:
+        """Starts, serves, drains."""
+        capabilities = self._engine.capabilities
+        log.info("engine starts", engine=capabilities.engine, revision=capabilities.revision)
+        await self._engine.start(self._feed)
+        self._context.spawn(self._watch_engine(), "engine")
+        if await self._output_is_there():
+            self._bus.on_state(lambda connected: self._feed(ConnectionChanged(connected)))
+            self._bus.subscribe(subjects.work(self._worker_id), self._on_work)
+            self._bus.subscribe(subjects.CANCEL_ALL, self._on_cancel)
+            self._bus.subscribe(subjects.LEADER, self._on_leader)
+            self._feed(ConnectionChanged(self._bus.connected))
+            self._context.ready()
+            await self._context.stop.wait()
+            await self._drain()
+        await self._engine.stop()
+
+    async def _output_is_there(self) -> bool:
+        """Waits for the stream of output logs. False: told to stop before that."""
+        stop = self._context.stop
+        while not stop.is_set():
+            try:
+                if await self._js.exists(OUTPUT):
+                    return True
+            except BrokerAway:
+                log.info("waiting for the broker")
+            try:
+                async with asyncio.timeout(OUTPUT_POLL_S):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+        return False
+
+    async def _drain(self) -> None:
+        """Lets requests finish, then hands off what is left; the process's own deadline is behind all of it."""
+        self._feed(Drain())
+        self._note_drained()
+        try:
+            async with asyncio.timeout(self._context.settings.drain_timeout_s * FINISH_SHARE):
+                await self._drained.wait()
+        except TimeoutError:
+            log.info("handing off what did not finish in time")
+            self._feed(HandOff())
+            await self._drained.wait()
+
+    def _note_drained(self) -> None:
+        if self._core.drained:
+            self._drained.set()
+
+    async def _watch_engine(self) -> None:
+        await self._engine.wait()
+        if not self._context.stop.is_set():
+            raise EngineStopped("the engine ended by itself")
+
+    def _feed(self, event: Event) -> None:
+        for action in self._core.handle(event, self._loop.time()):
+            self._do(action)
+        self._arm()
+
+    def _arm(self) -> None:
+        """One timer. It may fire too early, after a deadline moved back: a tick with nothing due does nothing."""
+        at = self._core.next_deadline()
+        if at is None or (self._timer is not None and self._timer_at <= at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        load = self._engine.load()
+        self._core.handle(EngineProgress(load.steps, load.last_step_at), self._loop.time())
+        self._feed(Tick())
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Publish():
+                self._publish(action)
+            case Progress():
+                self._js.progress(action.ack)
+            case SendPull():
+                self._bus.publish(subjects.PULL, dispatch.encode(action.pull))
+            case StartEngine():
+                self._engine.submit(action.request)
+            case StopEngine():
+                self._engine.cancel(action.key)
+            case Ack():
+                self._js.ack(action.ack)
+            case Nak():
+                self._js.nak(action.ack, action.delay_s)
+            case Reply():
+                self._bus.publish(action.to, dispatch.encode(dispatch.WorkReply(action.answers)))
+            case ReadCtl():
+                self._context.spawn(self._read_ctl(action), "read ctl")
+            case ReadLog():
+                self._context.spawn(self._read_log(action), "read log")
+            case Forget():
+                self._forget(action.op)
+            case Settled():
+                say = log.debug if action.outcome == "ended" else log.info
+                say("settled", request=action.key, outcome=action.outcome, tokens=action.tokens)
+                self._note_drained()
+
+    def _publish(self, action: Publish) -> None:
+        if action.kind == "append":
+            headers = fence_headers(action.expect, action.fence)
+        else:
+            headers = expect_headers(action.expect)
+        on_reply = partial(self._on_puback, action.key, action.op)
+        token = self._bus.call(action.subject, action.body, on_reply, headers=headers)
+        if token:
+            self._calls[action.op] = (*self._calls.get(action.op, ()), token)
+
+    def _on_puback(self, key: str, op: int, headers: bytes, payload: bytes) -> None:
+        """An answer to any of the tries counts: they carried the same bytes."""
+        self._forget(op)
+        ack = decode_puback(headers, payload)
+        if ack.stored:
+            self._feed(Stored(key, op, ack.seq))
+            return
+        log.debug("publish refused", request=key, err_code=ack.err_code, reason=ack.description)
+        self._feed(Refused(key, op, ack.err_code, ack.last_seq or 0))
+
+    def _forget(self, op: int) -> None:
+        for token in self._calls.pop(op, ()):
+            self._bus.forget(token)
+
+    async def _read_ctl(self, read: ReadCtl) -> None:
+        try:
+            last = await self._log.last_ctl(read.tenant, read.rid)
+        except (BrokerAway, BrokerRefused, msgspec.DecodeError) as error:
+            self._on_read_failed(read, error)
+        else:
+            seq, record = (0, None) if last is None else last
+            assert not isinstance(record, Tok), "a ctl subject holds ctl records"
+            self._feed(CtlRead(read.key, read.op, seq, record))
+
+    async def _read_log(self, read: ReadLog) -> None:
+        try:
+            entries = await self._log.read(read.tenant, read.rid, upto_seq=read.upto_seq)
+        except (BrokerAway, BrokerRefused, msgspec.DecodeError) as error:
+            self._on_read_failed(read, error)
+        else:
+            self._feed(LogRead(read.key, read.op, entries))
+
+    def _on_read_failed(self, read: ReadCtl | ReadLog, error: Exception) -> None:
+        log.warning("output log not read", request=read.key, error=f"{type(error).__name__}: {error}")
+        self._feed(ReadFailed(read.key, read.op, isinstance(error, msgspec.DecodeError)))
+
+    def _on_work(self, _subject: str, reply: str, _headers: bytes, payload: bytes) -> None:
+        if not payload:  # a probe: any answer says that this worker is there
+            self._bus.publish(reply)
+            return
+        try:
+            work = dispatch.decode_work(payload)
+        except msgspec.DecodeError as error:
+            log.error("a batch that cannot be read", error=str(error))
+            return
+        self._feed(Offered(work, reply))
+
+    def _on_leader(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
+        try:
+            leader = dispatch.decode_leader(payload)
+        except msgspec.DecodeError as error:
+            log.error("a leader's heartbeat that cannot be read", error=str(error))
+            return
+        self._feed(LeaderSeen(leader.term))
+
+    def _on_cancel(self, subject: str, _reply: str, _headers: bytes, _payload: bytes) -> None:
+        request = subjects.parse_cancel(subject)
+        if request is not None:
+            tenant, rid = request
+            self._feed(CancelHinted(f"{tenant}.{rid}"))
+
+
+def _card(settings: Settings, capabilities: Capabilities) -> dispatch.ModelCard:
+    return dispatch.ModelCard(
+        key=model_key(settings.model),
+        name=settings.model,
+        engine=capabilities.engine,
+        context_tokens_max=capabilities.context_tokens_max,
+        max_tokens_default=capabilities.max_tokens_default,
+    )
+
+
+def _limits(settings: Settings) -> WorkerLimits:
+    return WorkerLimits(
+        slots=settings.slots,
+        queue_timeout_s=settings.queue_timeout_s,
+        request_timeout_s=settings.request_timeout_s,
+        request_timeout_max_s=settings.request_timeout_max_s,
+        ack_wait_s=settings.ack_wait_s,
+        pull_interval_s=settings.pull_interval_s,
+        append_interval_s=settings.append_interval_s,
+        append_bytes_max=settings.append_bytes_max,
+        append_timeout_s=settings.append_timeout_s,
+        step_s_max=settings.step_s_max,
+        strikes_max=settings.strikes_max,
+        attempts_max=settings.attempts_max,
+    )
