@@ -1,0 +1,126 @@
+"""The HTTP surface: routes, and nothing else. Bodies stay bytes until the edge's own decoders see them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from edge.errors import Problem
+from edge.problem_response import ProblemResponse
+from edge.service import CHAT, COMPLETION, Dialect, Edge, refuse
+from infra import telemetry
+from schemas.dispatch import ModelCard
+
+JSON = "application/json"
+
+
+def create_app(edge: Edge) -> FastAPI:
+    """The application of one edge process."""
+    app = FastAPI(title="Penstock", docs_url=None, redoc_url=None)
+    _add_generation(app, edge)
+    _add_models(app, edge)
+    _add_probes(app, edge)
+    _add_errors(app)
+    return app
+
+
+async def read_body(request: Request, bytes_max: int) -> bytes | Problem:
+    """The body, refused as soon as it is known to be too large, whether it says its length or not.
+
+    The server reads and drops the rest of a refused one: closing on unread bytes would take the answer away, too.
+    """
+    too_large = Problem("too_large", f"the request body may have at most {bytes_max} bytes")
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length) > bytes_max:
+        return too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > bytes_max:
+            return too_large
+    return bytes(body)
+
+
+def _add_generation(app: FastAPI, edge: Edge) -> None:
+    async def generate(request: Request, dialect: Dialect) -> Response:
+        raw = await read_body(request, edge.body_bytes_max)
+        if isinstance(raw, Problem):
+            return refuse(raw)
+        return edge.generate(dialect, raw, request.headers)
+
+    @app.post("/v1/chat/completions", response_class=Response)
+    async def chat_completions(request: Request) -> Response:
+        return await generate(request, CHAT)
+
+    @app.post("/v1/completions", response_class=Response)
+    async def completions(request: Request) -> Response:
+        return await generate(request, COMPLETION)
+
+
+def _add_models(app: FastAPI, edge: Edge) -> None:
+    def describe(card: ModelCard) -> dict[str, Any]:
+        return {
+            "id": card.name,
+            "object": "model",
+            "created": edge.started,
+            "owned_by": "penstock",
+            "max_model_len": card.context_tokens_max,
+        }
+
+    @app.get("/v1/models", response_class=Response)
+    async def list_models() -> Response:
+        cards = edge.registry.offered(edge.now())
+        return _json({"object": "list", "data": [describe(card) for card in cards]})
+
+    # Names have slashes in them: `Qwen/Qwen2.5-1.5B`.
+    @app.get("/v1/models/{name:path}", response_class=Response)
+    async def retrieve_model(name: str) -> Response:
+        card = edge.registry.find(name, edge.now())
+        return ProblemResponse(card) if isinstance(card, Problem) else _json(describe(card))
+
+
+def _add_probes(app: FastAPI, edge: Edge) -> None:
+    @app.get("/livez", response_class=Response)
+    async def livez() -> Response:
+        return _json({"status": "ok"})
+
+    @app.get("/readyz", response_class=Response)
+    async def readyz() -> Response:
+        ready = edge.ready
+        return _json({"ready": ready}, 200 if ready else 503)
+
+    @app.get("/health", response_class=Response)
+    async def health() -> Response:
+        state = edge.registry.health(edge.now(), connected=edge.bus.connected)
+        return _json(state, 200 if state.status in ("ok", "degraded") else 503)
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        page, content_type = telemetry.exposition()
+        return Response(page, media_type=content_type)
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405:
+            what = f"{request.method} is not allowed on {request.url.path}"
+            return ProblemResponse(Problem("method_not_allowed", what))
+        return ProblemResponse(Problem("not_found", f"there is nothing at {request.url.path}"))
+
+    @app.exception_handler(ClientDisconnect)
+    async def client_left(_request: Request, _error: ClientDisconnect) -> Response:
+        return ProblemResponse(Problem("cancelled", "the client left before it had sent its request"))
+
+    # Starlette answers with this and raises the error again, for the server to log.
+    @app.exception_handler(Exception)
+    async def unexpected(_request: Request, _error: Exception) -> Response:
+        return ProblemResponse(Problem("internal", "something went wrong on our side"))
+
+
+def _json(body: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type=JSON)

@@ -1,0 +1,69 @@
+"""Failures as a client meets them: status, headers and body, all from the one table `schemas.errors.ERRORS`. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from schemas.errors import ERRORS, ErrorRow
+from schemas.output import End
+
+Header = tuple[bytes, bytes]
+
+RETRY_AFTER_S = 1
+"""A place in the queue frees, and a worker or broker restarts, within about this long."""
+
+_SAID_OF_END = {
+    "cancelled": "the request was cancelled",
+    "queue_timeout": "no worker took the request in time",
+    "request_timeout": "the request did not end in time",
+}
+"""For an END that brings no words of its own."""
+
+_REASON_OF_STATUS = {"error": "internal", "cancelled": "cancelled", "expired": "request_timeout"}
+
+
+class Problem(NamedTuple):
+    """Why a client does not get what it asked for: `reason` is a key of ERRORS, `param` the field at fault."""
+
+    reason: str
+    message: str
+    param: str | None = None
+
+    @property
+    def row(self) -> ErrorRow:
+        """The table's row of `reason`."""
+        return ERRORS[self.reason]
+
+
+def problem_of(end: End) -> Problem | None:
+    """What an END says to the client; None if the request ended well."""
+    if end.status == "ok":
+        return None
+    reason = end.reason if end.reason in ERRORS else _REASON_OF_STATUS[end.status]
+    return Problem(reason, end.message or _SAID_OF_END.get(reason, "the request failed"))
+
+
+def error_json(problem: Problem) -> bytes:
+    """OpenAI's error body."""
+    row = problem.row
+    fields = {"message": problem.message, "type": row.type_, "param": problem.param, "code": row.code}
+    return msgspec.json.encode({"error": fields})
+
+
+def error_headers(problem: Problem) -> list[Header]:
+    """Headers of an error response, next to those every response has."""
+    headers = [(b"content-type", b"application/json")]
+    if problem.row.retry_after:
+        headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+        headers.append((b"retry-after-ms", b"%d" % (RETRY_AFTER_S * 1000)))
+    return headers
+
+
+def error_frame(problem: Problem) -> bytes:
+    """The end of a broken stream. Without it, clients take a closed stream for a finished one."""
+    return b"data: %b\n\n%b" % (error_json(problem), DONE)
+
+
+DONE = b"data: [DONE]\n\n"

@@ -1,0 +1,120 @@
+"""A request's output as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import Receive, Scope, Send
+
+from edge.answers import Answer, AnswerLimits, Shape, Ticket
+from edge.errors import Header, Problem, error_frame, problem_of
+from edge.pacer import Pacer
+from edge.reader import LogSources
+from edge.relay import Broken, Ended, Tokens
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+_HEADERS: list[Header] = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStream(Answer):
+    """Everything that is pending goes out in one write. Past `client_buffer_bytes_max` the reader pauses, and goes on
+    from the log when the client has taken what is there: a slow client blocks nobody and misses nothing."""
+
+    def __init__(self, ticket: Ticket, sources: LogSources, shape: Shape, limits: AnswerLimits) -> None:
+        super().__init__(ticket, sources, shape, limits, whole=False)
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._begun = False
+        self._head_sent = False
+        self._complete = False
+        self._pacer = Pacer(
+            self._loop.time(), head_wait_s=limits.head_wait_s, keep_alive_s=limits.keep_alive_s
+        )
+        self._pacer_timer: asyncio.TimerHandle | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._arm()
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self._pacer_timer is not None:
+                self._pacer_timer.cancel()
+
+    def fail(self, problem: Problem) -> None:
+        if self._complete or self._problem is not None:
+            return
+        self._problem = problem
+        if self._begun:
+            self._push(error_frame(problem))
+            self._complete = True
+        self._wake()
+
+    async def _write(self, send: Send) -> None:
+        while not self._gone:
+            if self._problem is not None and not self._begun:
+                await self._send_problem(send, self._problem)
+                return
+            if self._begun and not self._head_sent:
+                self._head_sent = True
+                self._pending.insert(0, self._shape.opening())
+                await self._start(send, 200, _HEADERS, None)
+            if self._pending or self._complete:
+                last = self._complete
+                body = b"".join(self._pending)
+                self._pending.clear()
+                self._pending_bytes = 0
+                await send({"type": "http.response.body", "body": body, "more_body": not last})
+                if last:
+                    return
+                self._pacer.wrote(self._loop.time())
+                # Whatever happened during the write is looked at before sleeping: nobody wakes a writer that writes.
+                continue
+            self._reader.resume()
+            await self._sleep()
+
+    def _on_output(self, output: Tokens | Ended | Broken) -> None:
+        if self._complete or self._problem is not None:
+            return
+        if isinstance(output, Tokens):
+            if not self._offset and self._account is not None:
+                self._account.first_token(self._loop.time())
+            self._offset = output.offset
+            self._begun = True
+            self._push(self._shape.tokens(output))
+        elif isinstance(output, Broken):
+            self.fail(Problem("log_lost", output.message))
+        elif (problem := problem_of(output.end)) is not None:
+            self.fail(problem)
+        else:
+            self._begun = True
+            self._push(self._shape.ending(output.end, output.offset))
+            self._complete = True
+        self._wake()
+
+    def _push(self, data: bytes) -> None:
+        if data:
+            self._pending.append(data)
+            self._pending_bytes += len(data)
+        if self._pending_bytes > self._limits.client_buffer_bytes_max:
+            self._reader.pause()
+
+    def _on_pacer(self) -> None:
+        due = self._pacer.due(self._loop.time())
+        if due == "head" and self._problem is None:
+            self._begun = True
+            self._wake()
+        elif due == "keep_alive" and not self._pending:
+            self._push(KEEP_ALIVE)
+            self._wake()
+        if due is not None:
+            # Counts as written: the writer does it at once, or is stuck in an earlier write.
+            self._pacer.wrote(self._loop.time())
+        self._arm()
+
+    def _arm(self) -> None:
+        self._pacer_timer = self._loop.call_at(self._pacer.next_deadline(), self._on_pacer)

@@ -1,0 +1,16 @@
+"""An error as the whole response."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from edge.errors import Problem, error_headers, error_json
+
+
+class ProblemResponse(Response):
+    """`rid` names the request, if it has got a name already."""
+
+    def __init__(self, problem: Problem, rid: str | None = None) -> None:
+        super().__init__(error_json(problem), problem.row.status)
+        ids = [] if rid is None else [(b"x-request-id", rid.encode()), (b"request-id", rid.encode())]
+        self.raw_headers = [*self.raw_headers, *error_headers(problem), *ids]

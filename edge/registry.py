@@ -1,0 +1,118 @@
+"""Which models there are, as the leader's heartbeats tell it. Pure; `now` is monotonic seconds.
+
+Soft state: with the leader gone the last view is kept, because requests can still be queued and running ones read.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from edge.errors import Problem
+from schemas.dispatch import Leader, ModelCard
+from schemas.ids import model_key
+
+LEADER_SILENT_S = 3.0
+"""Six missed heartbeats; a standby takes over within the leader's TTL of the same length."""
+
+MODELS_MAX = 1024
+"""Models remembered; past it the one that was seen longest ago is forgotten."""
+
+
+class ModelHealth(msgspec.Struct, frozen=True):
+    """One model in `/health`: `id` is its name, `workers` are alive, `free` of `slots` can take a request."""
+
+    id: str
+    workers: int
+    slots: int
+    free: int
+
+
+class Health(msgspec.Struct, frozen=True):
+    """`/health`. `degraded`: requests are taken, but no leader is heard or no model has a live worker."""
+
+    status: Literal["ok", "degraded", "starting", "down"]
+    queue_depth: int
+    models: list[ModelHealth]
+
+
+class _Known(msgspec.Struct, frozen=True):
+    card: ModelCard
+    workers: int
+    slots: int
+    free: int
+    seen_at: float
+
+
+class Registry:
+    """`model_seen_s`: for this long after its last worker was seen, a model's requests are still queued."""
+
+    def __init__(self, *, model_seen_s: float) -> None:
+        self._model_seen_s = model_seen_s
+        self._known: dict[str, _Known] = {}
+        self._term = 0
+        self._queue_depth = 0
+        self._heard_at: float | None = None
+
+    def heard(self, leader: Leader, now: float) -> None:
+        """Takes in a heartbeat, unless a newer leader has spoken meanwhile."""
+        if leader.term < self._term and not self._silent(now):
+            return
+        self._term, self._heard_at, self._queue_depth = leader.term, now, leader.queue_depth
+        told = {
+            state.card.key: _Known(state.card, state.workers, state.slots, state.free, now - state.seen_age_s)
+            for state in leader.models
+        }
+        # A new leader knows only who has pulled since; what the old one knew is remembered as gone.
+        for key, known in self._known.items():
+            if key not in told:
+                told[key] = _Known(known.card, 0, 0, 0, known.seen_at)
+        newest = sorted(told, key=lambda key: told[key].seen_at, reverse=True)[:MODELS_MAX]
+        self._known = {key: told[key] for key in newest}
+
+    def find(self, name: str | None, now: float) -> ModelCard | Problem:
+        """The model a request names (None: the only one there is), if it can be queued for."""
+        if self._heard_at is None:
+            return Problem("no_workers", "no scheduler has been heard of yet", "model")
+        if name is None:
+            offered = self.offered(now)
+            if len(offered) == 1:
+                return offered[0]
+            return Problem("bad_request", f"model is required: there are {len(offered)} models", "model")
+        known = self._known.get(model_key(name))
+        if known is None:
+            return Problem("model_not_found", f"the model `{name}` does not exist", "model")
+        if not self._queued_for(known, now):
+            return Problem("no_workers", f"no worker serves the model `{name}` now", "model")
+        return known.card
+
+    def offered(self, now: float) -> list[ModelCard]:
+        """The models that requests are queued for now, by name."""
+        cards = [known.card for known in self._known.values() if self._queued_for(known, now)]
+        return sorted(cards, key=lambda card: card.name)
+
+    def has_live_worker(self) -> bool:
+        """Whether any model could be run at once, as far as is known."""
+        return any(known.workers for known in self._known.values())
+
+    def health(self, now: float, *, connected: bool) -> Health:
+        """`connected`: whether this edge reaches the broker."""
+        models = [
+            ModelHealth(known.card.name, known.workers, known.slots, known.free)
+            for known in self._known.values()
+        ]
+        status: Literal["ok", "degraded", "starting", "down"] = "ok"
+        if not connected:
+            status = "down"
+        elif self._heard_at is None:
+            status = "starting"
+        elif self._silent(now) or not self.has_live_worker():
+            status = "degraded"
+        return Health(status, self._queue_depth, sorted(models, key=lambda model: model.id))
+
+    def _queued_for(self, known: _Known, now: float) -> bool:
+        return known.workers > 0 or now - known.seen_at <= self._model_seen_s
+
+    def _silent(self, now: float) -> bool:
+        return self._heard_at is None or now - self._heard_at > LEADER_SILENT_S

@@ -1,0 +1,93 @@
+"""One edge process: a socket shared with its siblings, an HTTP server, and a drain in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from edge.app import create_app
+from edge.service import Edge
+from infra.bus import Bus
+from infra.lifecycle import RoleContext
+
+BACKLOG = 4096
+"""Connections that wait to be accepted: a burst of clients that all come at once."""
+
+KEEP_ALIVE_TIMEOUT_S = 75
+"""Longer than clients keep idle connections in their pools, so that they never write into a closed one."""
+
+LAST_WORDS_S = 3.0
+"""Before the end of a drain: time to tell the streams that are still open, and to cancel their requests."""
+
+
+async def serve(context: RoleContext) -> None:
+    """Runs until `context.stop`, then lets open streams finish within `drain_timeout_s`."""
+    settings = context.settings
+    listener = listen(settings.host, settings.port)
+    bus = await Bus.connect(settings.nats_url, name=context.id, fail=context.fail)
+    edge = Edge(settings, bus, name=context.id, fail=context.fail)
+    last_words_s = min(LAST_WORDS_S, settings.drain_timeout_s / 2)
+    server = Server(edge, shutdown_timeout_s=settings.drain_timeout_s - last_words_s / 2)
+    serving = context.spawn(server.serve(sockets=[listener]), "http")
+    await server.accepting.wait()
+    edge.start(on_ready=context.ready)
+    await context.stop.wait()
+    edge.draining = True
+    server.should_exit = True
+    cutter = asyncio.get_running_loop().call_later(settings.drain_timeout_s - last_words_s, edge.cut_off)
+    await serving
+    cutter.cancel()
+    await edge.close(last_words_s / 2)
+    await bus.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket that other edges may share: the kernel spreads connections over all of them."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(address)
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers (`infra.lifecycle` has them), and with word of when it accepts.
+
+    `shutdown_timeout_s`: connections that are still open then are dropped; one whose client never reads never closes.
+    """
+
+    def __init__(self, edge: Edge, *, shutdown_timeout_s: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                create_app(edge),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                log_level="warning",
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_TIMEOUT_S,
+                timeout_graceful_shutdown=max(1, int(shutdown_timeout_s)),
+            )
+        )
+        self.accepting = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Sets `accepting` once connections are taken."""
+        await super().startup(sockets)
+        self.accepting.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Takes none."""
+        yield

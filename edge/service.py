@@ -1,0 +1,179 @@
+"""The edge: admits requests, answers them, and knows which answers are open."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from starlette.responses import Response
+
+from edge.accounts import Account, refused
+from edge.admission import Arrival, admit
+from edge.answers import Answer, AnswerLimits, Outcome, Shape, Ticket
+from edge.canceller import Canceller
+from edge.errors import Problem
+from edge.event_stream import EventStream
+from edge.openai_bodies import Body, decode_chat, decode_completion
+from edge.openai_chat import ChatShape
+from edge.openai_completions import CompletionShape
+from edge.problem_response import ProblemResponse
+from edge.publisher import HEADER_BYTES_MAX, Publisher
+from edge.reader import LogSources
+from edge.registry import Registry
+from edge.whole_answer import WholeAnswer
+from infra import wire
+from infra.bus import Bus
+from infra.jetstream import JetStream
+from infra.logs import get_logger
+from infra.output_log import OutputLog
+from infra.settings import Settings
+from schemas import subjects
+from schemas.dispatch import decode_leader
+from schemas.ids import ANONYMOUS, RequestId, request_id
+
+GIVE_UP_MARGIN_S = 30.0
+"""Past a request's own time-out, which the leader enforces with END(expired), the edge stops waiting for that END."""
+
+CLIENT_ID_CHARS_MAX = 128
+
+_log = get_logger("edge")
+
+
+class _MakeShape(Protocol):
+    def __call__(self, rid: str, model: str, created: int, *, include_usage: bool) -> Shape: ...
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one endpoint reads bodies and writes answers."""
+
+    decode: Callable[[bytes], Body | Problem]
+    shape: _MakeShape
+
+
+CHAT = Dialect(decode_chat, ChatShape)
+COMPLETION = Dialect(decode_completion, CompletionShape)
+
+
+def refuse(problem: Problem, rid: RequestId | None = None) -> Response:
+    """The answer to a request that is turned away, counted."""
+    refused(problem)
+    return ProblemResponse(problem, rid)
+
+
+class Edge:
+    """`name` is this process's id; `fail` ends the process."""
+
+    def __init__(self, settings: Settings, bus: Bus, *, name: str, fail: Callable[[Exception], None]) -> None:
+        js = JetStream(bus, timeout_s=settings.publish_timeout_s)
+        log = OutputLog(js)
+        self.bus = bus
+        self.name = name
+        self.registry = Registry(model_seen_s=settings.model_seen_s)
+        self.draining = False
+        self._on_ready: Callable[[], None] = lambda: None
+        self.started = int(time.time())
+        self._request_bytes_max = int(settings.request_bytes_max)
+        self._limits = AnswerLimits(
+            head_wait_s=settings.head_wait_s,
+            keep_alive_s=settings.keep_alive_s,
+            give_up_s=settings.request_timeout_s + GIVE_UP_MARGIN_S,
+            client_buffer_bytes_max=int(settings.client_buffer_bytes_max),
+        )
+        self._sources = LogSources(bus, log, fail)
+        self._publisher = Publisher(bus, js, log, timeout_s=settings.publish_timeout_s)
+        self._canceller = Canceller(bus, log)
+        self._answers: dict[RequestId, Answer] = {}
+        self.now = asyncio.get_running_loop().time
+
+    def start(self, on_ready: Callable[[], None]) -> None:
+        """Begins to listen to the leader and to the state of the connection; `on_ready` is called whenever a request
+        that came now could be run."""
+        self._on_ready = on_ready
+        self.bus.subscribe(subjects.LEADER, self._on_leader)
+        self.bus.on_state(self._on_state)
+
+    @property
+    def body_bytes_max(self) -> int:
+        """Largest body taken: the setting, or what the connected broker can carry."""
+        return min(self._request_bytes_max, self.bus.max_payload - HEADER_BYTES_MAX)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request that came now could be run."""
+        return self.bus.connected and self.registry.has_live_worker() and not self.draining
+
+    def generate(self, dialect: Dialect, raw: bytes, headers: Mapping[str, str]) -> Response:
+        """The response to a generation: it publishes the request when it is served."""
+        arrival = Arrival(request_id(os.urandom(16)), ANONYMOUS, raw, headers)
+        body = dialect.decode(raw)
+        if isinstance(body, Problem):
+            return refuse(body, arrival.rid)
+        if self.draining:
+            return refuse(Problem("draining", "this server is going away"), arrival.rid)
+        admitted = admit(arrival, body, self.registry, edge=self.name, now=self.now())
+        if isinstance(admitted, Problem):
+            return refuse(admitted, arrival.rid)
+        ticket = Ticket(
+            tenant=arrival.tenant,
+            rid=arrival.rid,
+            submit=partial(self._submit, arrival, admitted.subject, wire.encode_headers(admitted.headers)),
+            attach=partial(self._attach, admitted.card.name),
+            detach=partial(self._detach, arrival, admitted.card.name),
+            abandon=partial(self._canceller.cancel, arrival.tenant, arrival.rid),
+        )
+        shape = dialect.shape(
+            arrival.rid, admitted.card.name, int(time.time()), include_usage=body.include_usage
+        )
+        make = EventStream if body.streams else WholeAnswer
+        return make(ticket, self._sources, shape, self._limits)
+
+    def cut_off(self) -> None:
+        """Ends every open answer with an error: this process has no time left."""
+        for answer in list(self._answers.values()):
+            answer.cut_off(Problem("draining", "this server went away before the request ended"))
+
+    async def close(self, timeout_s: float) -> None:
+        """Waits for the cancels that still run in the background."""
+        await self._canceller.drain(timeout_s)
+
+    async def _submit(self, arrival: Arrival, subject: str, headers: bytes) -> Problem | None:
+        problem = await self._publisher.publish(arrival.tenant, arrival.rid, subject, arrival.raw, headers)
+        if problem is not None and problem.reason == "outcome_unknown":
+            self._canceller.cancel(arrival.tenant, arrival.rid)
+        return problem
+
+    def _attach(self, model: str, answer: Answer) -> Account:
+        self._answers[answer.ticket.rid] = answer
+        return Account(model, self.now())
+
+    def _detach(
+        self, arrival: Arrival, model: str, answer: Answer, outcome: Outcome, problem: Problem | None
+    ) -> None:
+        del self._answers[arrival.rid]
+        fields: dict[str, str] = {"rid": arrival.rid, "model": model, "outcome": outcome}
+        if problem is not None:
+            fields |= {"reason": problem.reason, "message": problem.message}
+        if client_id := arrival.headers.get("x-request-id"):
+            fields["client_request_id"] = client_id[:CLIENT_ID_CHARS_MAX]
+        _log.info("request", **fields)
+
+    def _on_leader(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
+        try:
+            leader = decode_leader(payload)
+        except ValueError as error:
+            _log.warning("not a leader's heartbeat", error=str(error))
+        else:
+            self.registry.heard(leader, self.now())
+            if self.ready:
+                self._on_ready()
+
+    def _on_state(self, connected: bool) -> None:
+        if connected:
+            for answer in list(self._answers.values()):
+                answer.reconnected()

@@ -1,0 +1,211 @@
+"""An edge served from the test's own event loop, and a worker and a leader that do what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from openai import AsyncOpenAI
+
+from edge.server import Server, listen
+from edge.service import Edge
+from infra.bus import Bus
+from infra.jetstream import JetStream, expect_headers, fence_headers
+from infra.output_log import OutputLog
+from infra.settings import Settings
+from schemas import dispatch, subjects
+from schemas.dispatch import Leader, ModelCard, ModelState
+from schemas.ids import RequestId, TenantKey, model_key
+from schemas.output import CtlRecord, Delta, End, Lease, Tok, encode
+from schemas.streams import output_stream, requests_stream
+
+MODEL = "Test/Model-1B"
+MESSAGES: list[Any] = [{"role": "user", "content": "hello"}]
+
+
+def card(name: str = MODEL) -> ModelCard:
+    return ModelCard(model_key(name), name, "none", 4096, 256)
+
+
+async def until(condition: Callable[[], object], within_s: float = 15.0) -> None:
+    """Waits for `condition`; fails loudly when it does not hold in time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.005)
+
+
+@dataclass
+class Attempt:
+    """A request as a worker sees it; writes its output log by hand."""
+
+    js: JetStream
+    tenant: TenantKey
+    rid: RequestId
+    headers: bytes
+    body: bytes
+    lease_seq: int = 0
+    n: int = 0
+
+    async def lease(self) -> None:
+        lease = Lease(nonce="n", worker="w", attempt=1, cause="first")
+        self.lease_seq = await self._ctl(lease, self.lease_seq)
+
+    async def tok(self, *texts: str) -> None:
+        """One record with one token and one delta for each text."""
+        ids = list(range(self.n, self.n + len(texts)))
+        record = Tok(self.lease_seq, self.n, ids, [Delta(text) for text in texts])
+        fence = fence_headers(self.lease_seq, subjects.output_ctl(self.tenant, self.rid))
+        subject = subjects.output_tok(self.tenant, self.rid)
+        ack = await self.js.publish(subject, encode(record), headers=fence)
+        assert ack.stored, ack
+        self.n += len(texts)
+
+    async def end(self, end: End) -> None:
+        await self._ctl(end, self.lease_seq)
+
+    async def _ctl(self, record: CtlRecord, expected: int) -> int:
+        subject = subjects.output_ctl(self.tenant, self.rid)
+        ack = await self.js.publish(subject, encode(record), headers=expect_headers(expected))
+        assert ack.stored, ack
+        return ack.seq
+
+
+class Backend:
+    """What stands behind the edge: a leader's heartbeat every 100 ms, and the requests that reach the queue."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.js = JetStream(bus)
+        self.log = OutputLog(self.js)
+        self.models = [ModelState(card(), 1, 4, 4, 0.0)]
+        self.hints: list[RequestId] = []
+        self.arrivals = 0
+        self._attempts: asyncio.Queue[Attempt] = asyncio.Queue()
+        bus.subscribe(subjects.REQUESTS_ALL, self._on_request)
+        bus.subscribe(subjects.CANCEL_ALL, self._on_hint)
+        self.leading = asyncio.create_task(self._lead())
+
+    async def attempt(self, *, lease: bool = True) -> Attempt:
+        """The next request that was published."""
+        async with asyncio.timeout(15):
+            attempt = await self._attempts.get()
+        if lease:
+            await attempt.lease()
+        return attempt
+
+    async def end_of(self, attempt: Attempt) -> End:
+        """The END in the log, once there is one."""
+        async with asyncio.timeout(15):
+            while True:
+                last = await self.log.last_ctl(attempt.tenant, attempt.rid)
+                if last is not None and isinstance(last.record, End):
+                    return last.record
+                await asyncio.sleep(0.01)
+
+    async def _lead(self) -> None:
+        while True:
+            self.bus.publish(subjects.LEADER, dispatch.encode(Leader("s", 1, 7, self.models)))
+            await asyncio.sleep(0.1)
+
+    def _on_request(self, subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
+        parsed = subjects.parse_request(subject)
+        assert parsed is not None
+        self.arrivals += 1
+        self._attempts.put_nowait(Attempt(self.js, parsed.tenant, parsed.rid, headers, payload))
+
+    def _on_hint(self, subject: str, _reply: str, _headers: bytes, _payload: bytes) -> None:
+        parsed = subjects.parse_cancel(subject)
+        assert parsed is not None
+        self.hints.append(parsed[1])
+
+
+@dataclass
+class World:
+    """An edge that serves, and what is behind it."""
+
+    settings: Settings
+    url: str
+    port: int
+    edge: Edge
+    backend: Backend
+    failures: list[Exception]
+
+    @property
+    def openai(self) -> AsyncOpenAI:
+        """The official client, without its retries."""
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=30)
+
+
+async def raw_stream(port: int, **fields: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A streaming chat over a bare socket, for clients that misbehave."""
+    body = json.dumps({"model": MODEL, "messages": MESSAGES, "stream": True, **fields}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 16)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    return reader, writer
+
+
+async def ensure_streams(js: JetStream, settings: Settings) -> None:
+    """REQUESTS and OUTPUT, as a scheduler makes them."""
+    await js.ensure_stream(
+        requests_stream(queue_max=settings.queue_max, queue_bytes_max=settings.queue_bytes_max)
+    )
+    await js.ensure_stream(
+        output_stream(
+            output_bytes_max=settings.output_bytes_max,
+            retention_s=3600,
+            first_seq=int(time.time() * 1000) * 1000,
+        )
+    )
+
+
+@contextlib.asynccontextmanager
+async def backend_on(settings: Settings) -> AsyncIterator[Backend]:
+    """A backend on a connection of its own, and the streams."""
+    failures: list[Exception] = []
+    bus = await Bus.connect(settings.nats_url, name="backend", fail=failures.append)
+    await ensure_streams(JetStream(bus), settings)
+    backend = Backend(bus)
+    try:
+        yield backend
+    finally:
+        backend.leading.cancel()
+        await bus.close()
+    assert not failures
+
+
+@contextlib.asynccontextmanager
+async def edge_on(settings: Settings) -> AsyncIterator[World]:
+    """An edge that is ready, and its backend."""
+    failures: list[Exception] = []
+    async with backend_on(settings) as backend:
+        bus = await Bus.connect(settings.nats_url, name="edge", fail=failures.append)
+        edge = Edge(settings, bus, name="edge-test", fail=failures.append)
+        server = Server(edge, shutdown_timeout_s=5)
+        listener = listen("127.0.0.1", 0)
+        port = listener.getsockname()[1]
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await server.accepting.wait()
+        ready = asyncio.Event()
+        edge.start(on_ready=ready.set)
+        await ready.wait()
+        try:
+            yield World(settings, f"http://127.0.0.1:{port}", port, edge, backend, failures)
+        finally:
+            server.should_exit = True
+            edge.cut_off()
+            await serving
+            await edge.close(5)
+            await bus.close()
+    assert not failures

@@ -1,0 +1,117 @@
+"""What the edge accepts of a client's body, and how it refuses the rest."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from edge.errors import Problem
+from edge.openai_bodies import ChatBody, CompletionBody, decode_chat, decode_completion
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+
+
+def chat(**fields: Any) -> ChatBody | Problem:
+    return decode_chat(json.dumps({"messages": MESSAGES, **fields}).encode())
+
+
+def test_a_chat_with_all_fields() -> None:
+    body = chat(
+        model="m",
+        stream=True,
+        stream_options={"include_usage": True},
+        max_tokens=5,
+        max_completion_tokens=7,
+        n=1,
+        seed=-3,
+        stop=["a", "b"],
+        temperature=0.5,
+    )
+    assert isinstance(body, ChatBody)
+    assert (body.model, body.streams, body.include_usage, body.tokens_max) == ("m", True, True, 7)
+
+
+def test_null_is_as_good_as_absent() -> None:
+    body = chat(
+        model=None, stream=None, stream_options=None, max_tokens=None, n=None, stop=None, temperature=None
+    )
+    assert isinstance(body, ChatBody)
+    assert (body.model, body.streams, body.include_usage, body.tokens_max) == (None, False, False, None)
+
+
+def test_unknown_fields_are_accepted_whatever_they_hold() -> None:
+    parts = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}], "name": 3}]
+    body = chat(
+        messages=parts, tools=[{"type": "function"}], response_format={"type": "json_object"}, top_k=40
+    )
+    assert isinstance(body, ChatBody)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"content": "no role"}]}, "messages"),
+        ({"messages": [1]}, "messages"),
+        ({"model": 3}, "model"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": False, "stream_options": {}}, "stream_options"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": 1 << 40}, "max_tokens"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"n": 2}, "n"),
+        ({"n": 0}, "n"),
+        ({"seed": "x"}, "seed"),
+        ({"seed": 1 << 70}, "seed"),
+        ({"stop": [1]}, "stop"),
+        ({"temperature": 2.5}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": -0.1}, "top_p"),
+    ],
+)
+def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
+    problem = chat(**fields)
+    assert isinstance(problem, Problem)
+    assert (problem.reason, problem.param) == ("bad_request", param)
+
+
+def test_a_missing_required_field_is_named() -> None:
+    for problem, param in ((decode_chat(b"{}"), "messages"), (decode_completion(b"{}"), "prompt")):
+        assert isinstance(problem, Problem)
+        assert (problem.reason, problem.param) == ("bad_request", param)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"not json",
+        b'{"model":"\xff","messages":[{"role":"user"}]}',
+        b'{"messages":[{"role":"user"}],"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+    ids=["empty", "cut", "list", "null", "text", "not utf-8", "deep"],
+)
+def test_what_is_no_json_object_is_refused(data: bytes) -> None:
+    problem = decode_chat(data)
+    assert isinstance(problem, Problem)
+    assert problem.row.status == 400
+
+
+@pytest.mark.parametrize("prompt", ["hello", "", ["hello"]])
+def test_one_prompt_is_accepted(prompt: Any) -> None:
+    assert isinstance(decode_completion(json.dumps({"prompt": prompt}).encode()), CompletionBody)
+
+
+@pytest.mark.parametrize("prompt", [["a", "b"], [1, 2], [[1, 2]], [], 7, None, {"text": "a"}])
+def test_any_other_prompt_is_refused(prompt: Any) -> None:
+    problem = decode_completion(json.dumps({"prompt": prompt}).encode())
+    assert isinstance(problem, Problem)
+    assert (problem.reason, problem.param) == ("bad_request", "prompt")

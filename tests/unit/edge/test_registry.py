@@ -1,0 +1,110 @@
+"""Which models there are, by heartbeat."""
+
+from __future__ import annotations
+
+from edge.errors import Problem
+from edge.registry import LEADER_SILENT_S, MODELS_MAX, Registry
+from schemas.dispatch import Leader, ModelCard, ModelState
+from schemas.ids import model_key
+
+SEEN_S = 60.0
+
+
+def card(name: str = "m") -> ModelCard:
+    return ModelCard(model_key(name), name, "simulator", 4096, 256)
+
+
+def state(name: str = "m", *, workers: int = 1, seen_age_s: float = 0.1) -> ModelState:
+    return ModelState(card(name), workers, 4 * workers, 2 * workers, seen_age_s)
+
+
+def leader(*models: ModelState, term: int = 1, depth: int = 3) -> Leader:
+    return Leader("s1", term, depth, list(models))
+
+
+def heard(*models: ModelState, now: float = 0.0) -> Registry:
+    registry = Registry(model_seen_s=SEEN_S)
+    registry.heard(leader(*models), now)
+    return registry
+
+
+def reason(found: ModelCard | Problem) -> str:
+    assert isinstance(found, Problem)
+    return found.reason
+
+
+def test_a_model_with_a_live_worker_is_found_by_its_name() -> None:
+    registry = heard(state("Qwen/Qwen2.5-1.5B"), state("m"))
+    assert registry.find("Qwen/Qwen2.5-1.5B", 0.0) == card("Qwen/Qwen2.5-1.5B")
+    assert registry.find("m", 0.0) == card("m")
+
+
+def test_an_unknown_model_is_not_found() -> None:
+    assert reason(heard(state()).find("other", 0.0)) == "model_not_found"
+    assert reason(heard(state()).find("", 0.0)) == "model_not_found"
+
+
+def test_a_model_seen_lately_is_queued_for() -> None:
+    registry = heard(state(workers=0, seen_age_s=10))
+    assert registry.find("m", SEEN_S - 11) == card()
+    assert reason(registry.find("m", SEEN_S - 9)) == "no_workers"
+
+
+def test_before_the_first_heartbeat_nobody_can_say_that_a_model_does_not_exist() -> None:
+    assert reason(Registry(model_seen_s=SEEN_S).find("m", 0.0)) == "no_workers"
+
+
+def test_the_only_model_is_the_default() -> None:
+    assert heard(state()).find(None, 0.0) == card()
+    assert heard(state(), state("gone", workers=0, seen_age_s=1e6)).find(None, 0.0) == card()
+
+
+def test_with_several_models_or_none_the_request_must_name_one() -> None:
+    for registry in (heard(state("a"), state("b")), heard()):
+        assert reason(registry.find(None, 0.0)) == "bad_request"
+
+
+def test_a_model_that_a_new_leader_does_not_know_is_remembered() -> None:
+    registry = heard(state(), now=0.0)
+    registry.heard(leader(term=2), 1.0)
+    assert registry.find("m", 2.0) == card()
+    assert not registry.has_live_worker()
+    assert reason(registry.find("m", SEEN_S + 1)) == "no_workers"
+
+
+def test_an_old_leader_is_not_heard_beside_a_new_one() -> None:
+    registry = Registry(model_seen_s=SEEN_S)
+    registry.heard(leader(state(), term=2), 0.0)
+    registry.heard(leader(term=1), 0.1)
+    assert registry.has_live_worker()
+    registry.heard(leader(term=1), LEADER_SILENT_S + 1)
+    assert not registry.has_live_worker(), "terms may begin again with a new broker"
+
+
+def test_the_last_view_is_kept_while_no_leader_speaks() -> None:
+    registry = heard(state(), now=0.0)
+    assert registry.find("m", 1000.0) == card()
+    assert registry.health(1000.0, connected=True).status == "degraded"
+
+
+def test_health() -> None:
+    registry = Registry(model_seen_s=SEEN_S)
+    assert registry.health(0.0, connected=True).status == "starting"
+    registry.heard(leader(state("b"), state("a", workers=2)), 0.0)
+    health = registry.health(1.0, connected=True)
+    assert (health.status, health.queue_depth) == ("ok", 3)
+    assert [(m.id, m.workers, m.slots, m.free) for m in health.models] == [("a", 2, 8, 4), ("b", 1, 4, 2)]
+    assert registry.health(1.0, connected=False).status == "down"
+    registry.heard(leader(state("a", workers=0), state("b", workers=0)), 1.0)
+    assert registry.health(1.0, connected=True).status == "degraded"
+
+
+def test_only_models_that_are_queued_for_are_offered() -> None:
+    registry = heard(state("b"), state("a", workers=0, seen_age_s=5), state("c", workers=0, seen_age_s=99))
+    assert [one.name for one in registry.offered(0.0)] == ["a", "b"]
+
+
+def test_the_models_remembered_are_bounded() -> None:
+    registry = heard(*(state(f"m{i}", seen_age_s=float(i)) for i in range(MODELS_MAX + 5)))
+    assert len(registry.offered(0.0)) == MODELS_MAX
+    assert reason(registry.find(f"m{MODELS_MAX}", 0.0)) == "model_not_found"
