@@ -10,7 +10,7 @@ DEMO_STORE := .penstock/demo
 DEMO_START_S := 30
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-integration check fmt venv clean
+.PHONY: help run demo test test-integration benchmark check fmt venv clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,6 +32,10 @@ test: $(VENV)/.installed-dev ## all tests: unit, contract, integration, acceptan
 
 test-integration: $(VENV)/.installed-dev ## only the tests against a real broker
 	$(BIN)/python -m pytest tests/contract tests/integration $(ARGS)
+
+benchmark: $(VENV)/.installed-dev ## the measurements of the README; writes bench/results
+	$(BIN)/python -m bench.first_token --out bench/results/first_token.json
+	$(BIN)/python -m bench.worker_kill --out bench/results/worker_kill.json
 
 check: $(VENV)/.installed-dev ## format, lint and types
 	$(BIN)/ruff format --check .

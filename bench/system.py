@@ -1,0 +1,114 @@
+"""Penstock as its users run it: `penstock up` in a process of its own, watched through `penstock status --json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+REPOSITORY = Path(__file__).parents[1]
+START_TIMEOUT_S = 60.0
+POLL_S = 0.02
+
+
+class Process(NamedTuple):
+    """One row of `processes` of the state `up` keeps."""
+
+    role: str
+    id: str
+    pid: int
+    ready: bool
+
+
+class System:
+    """One running `penstock up`."""
+
+    def __init__(self, store: Path, **settings: object) -> None:
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        self.store = store
+        self.log_path = store / "up.log"
+        store.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("wb") as log:
+            self._up = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "infra.cli", "up", "--store", str(store)),
+                    *("--port=0", "--broker-port=0", *flags),
+                ],
+                cwd=REPOSITORY,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.wait_until(
+            lambda: self.state() and all(p.ready for p in self.processes()), "everything is ready"
+        )
+
+    @property
+    def url(self) -> str:
+        """Where the edges listen."""
+        return str(self.state()["url"])
+
+    @property
+    def nats_url(self) -> str:
+        """Where the broker listens."""
+        return str(self.state()["nats_url"])
+
+    def state(self) -> dict[str, Any]:
+        """What `up` wrote last; empty before its first word."""
+        path = self.store / "penstock.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def processes(self, role: str | None = None) -> list[Process]:
+        """The children that run now, of one role or all."""
+        rows = [Process(p["role"], p["id"], p["pid"], p["ready"]) for p in self.state().get("processes", [])]
+        return [row for row in rows if role in (None, row.role)]
+
+    def kill(self, process: Process) -> None:
+        """kill -9, and nothing else."""
+        os.kill(process.pid, signal.SIGKILL)
+
+    def wait_ready(self, role: str, count: int) -> None:
+        """Until `count` processes of `role` serve."""
+        self.wait_until(
+            lambda: sum(p.ready for p in self.processes(role)) >= count, f"{count} {role} are ready"
+        )
+
+    def wait_replaced(self, gone: Process) -> None:
+        """Until another process has taken the place of `gone` and serves."""
+        self.wait_until(
+            lambda: (
+                all(p.pid != gone.pid for p in self.processes(gone.role))
+                and all(p.ready for p in self.processes())
+                and len(self.processes(gone.role)) > 0
+            ),
+            f"{gone.id} was replaced",
+        )
+
+    def wait_until(
+        self, condition: Callable[[], object], what: str, within_s: float = START_TIMEOUT_S
+    ) -> None:
+        """Polls; fails with the end of the log."""
+        deadline = time.monotonic() + within_s
+        while not condition():
+            running = self._up.poll() is None
+            assert running, f"`up` ended with {self._up.returncode} before {what}:\n{self.log_tail()}"
+            assert time.monotonic() < deadline, f"not within {within_s} s: {what}\n{self.log_tail()}"
+            time.sleep(POLL_S)
+
+    def log_tail(self) -> str:
+        """The last lines of the processes' logs."""
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-40:])
+
+    def stop(self) -> int:
+        """SIGTERM, as Ctrl-C does it; the exit code."""
+        self._up.send_signal(signal.SIGTERM)
+        try:
+            return self._up.wait(60)
+        finally:
+            self._up.kill()

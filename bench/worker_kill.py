@@ -1,0 +1,96 @@
+"""How long a stream stalls when its worker is killed with -9: `python -m bench.worker_kill`.
+
+One stream at a time through the official client; the process that holds its lease is killed at a different token each
+time. The same stream has to go on, on another worker or on the one that `up` starts anew, and to end with exactly the
+reference text. The stall is the longest silence between two pieces of text, as the client sees it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import tempfile
+from pathlib import Path
+
+from bench.system import Process, System
+from bench.transcript import assert_whole, stream
+from infra.bus import Bus
+from infra.jetstream import JetStream
+from infra.output_log import OutputLog
+from schemas.ids import ANONYMOUS
+from schemas.output import Lease
+
+TOKENS = 60
+
+
+def main() -> None:
+    """Kills with two workers and with one, prints a line for each, writes the samples to `--out`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    stalls_s = {}
+    for workers in (2, 1):
+        with tempfile.TemporaryDirectory() as store:
+            system = System(Path(store), workers=workers, itl_ms=5, ttft_ms=5)
+            try:
+                stalls_s[f"{workers} workers"] = kill_workers(system, arguments.kills)
+            finally:
+                system.stop()
+        print(f"{arguments.kills} kills, {workers} worker(s): {summary(stalls_s[f'{workers} workers'])}")
+    if arguments.out:
+        machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()}
+        arguments.out.write_text(json.dumps({"machine": machine, "stalls_s": stalls_s}) + "\n")
+
+
+def kill_workers(system: System, kills: int) -> list[float]:
+    """Seconds of stall of each stream. Raises AssertionError if one does not end whole."""
+    stalls = []
+    for kill in range(kills):
+        at_token = 1 + kill * (TOKENS - 5) // kills
+        killed: list[Process] = []
+
+        def kill_once(
+            rid: str, pieces: int, at_token: int = at_token, killed: list[Process] = killed
+        ) -> None:
+            if pieces >= at_token and not killed:
+                killed.append(worker_of(system, rid))
+                system.kill(killed[0])
+
+        transcript = stream(system.url, f"kill {kill}", TOKENS, kill_once)
+        assert_whole(transcript, f"kill {kill}", TOKENS)
+        stalls.append(transcript.stall_s)
+        system.wait_replaced(killed[0])
+    return stalls
+
+
+def summary(stalls: list[float]) -> str:
+    """The line that is printed."""
+    return f"stall p50 {statistics.median(stalls):.2f} s, max {max(stalls):.2f} s"
+
+
+def worker_of(system: System, rid: str) -> Process:
+    """The process whose lease the request runs under."""
+
+    async def read() -> str:
+        bus = await Bus.connect(system.nats_url, name="bench", fail=print)
+        try:
+            entry = await OutputLog(JetStream(bus)).last_ctl(ANONYMOUS, rid)
+        finally:
+            await bus.close()
+        assert entry is not None
+        assert isinstance(entry.record, Lease)
+        return entry.record.worker
+
+    leased_by = asyncio.run(read())
+    found = [process for process in system.processes("worker") if leased_by.startswith(process.id)]
+    assert found, f"{leased_by} is none of {system.processes('worker')}"
+    return found[0]
+
+
+if __name__ == "__main__":
+    main()

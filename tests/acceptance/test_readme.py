@@ -1,0 +1,54 @@
+"""What the README shows works as it stands there: only the addresses are put in."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.system import System
+from bench.transcript import expected
+from tests.acceptance.conftest import StartSystem
+
+README = Path(__file__).parents[2] / "README.md"
+PROMPT = "Tell me about rivers"
+TOKENS = 40
+
+
+@pytest.fixture(scope="module")
+def system(start_system: StartSystem) -> System:
+    return start_system(itl_ms=1, ttft_ms=1)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def with_addresses(text: str, system: System) -> str:
+    return text.replace("http://127.0.0.1:8000", system.url).replace("nats://127.0.0.1:4222", system.nats_url)
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_openai_example(system: System) -> None:
+    (example,) = [block for block in blocks("python") if "from openai import" in block]
+    assert run([sys.executable, "-c", with_addresses(example, system)]) == expected(PROMPT, TOKENS)
+
+
+def test_the_direct_nats_example_reads_the_same_tokens_without_http(system: System) -> None:
+    (example,) = [block for block in blocks("python") if "import nats" in block]
+    assert run([sys.executable, "-c", with_addresses(example, system)]) == expected(PROMPT, TOKENS)
+
+
+def test_the_curl_example_streams(system: System) -> None:
+    (example,) = [block for block in blocks("sh") if block.startswith("curl")]
+    lines = run(["bash", "-c", with_addresses(example, system)]).splitlines()
+    assert lines[-2] == "data: [DONE]"
+    assert '"finish_reason":"stop"' in "".join(lines)

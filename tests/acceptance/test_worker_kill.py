@@ -1,0 +1,21 @@
+"""kill -9 of the worker in mid-stream: the same stream goes on and ends with exactly the reference text."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.worker_kill import kill_workers, summary
+from tests.acceptance.conftest import StartSystem
+
+KILLS = 20
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("workers", [2, 1])
+def test_the_stream_goes_on(
+    workers: int, start_system: StartSystem, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stalls = kill_workers(start_system(workers=workers, itl_ms=5, ttft_ms=5), KILLS)
+    with capsys.disabled():
+        print(f"\n{KILLS} kills, {workers} worker(s): {summary(stalls)}")
+    assert max(stalls) < 10, "recovery is a matter of seconds"
