@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 
+from edge.event_stream import EventStream
 from infra import wire
 from infra.broker import Broker
 from infra.bus import MessageCallback, Subscription
@@ -187,7 +188,8 @@ async def test_a_slow_reader_gets_everything_and_costs_little(broker: Broker) ->
             await attempt.tok(piece)
         await attempt.end(End(status="ok", n=attempt.n, usage=USAGE))
         [answer] = world.edge._answers.values()
-        pending = sum(len(data) for data in answer._pending)  # type: ignore[attr-defined]
+        assert isinstance(answer, EventStream)
+        pending = sum(len(data) for data in answer._pending)
         assert pending <= limit + len(piece) + 1000, "what the client does not read is left in the log"
         async with asyncio.timeout(30):
             received = bytearray()

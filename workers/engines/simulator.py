@@ -134,9 +134,10 @@ class Simulator:
     async def _run(self, sink: Callable[[EngineEvent], None]) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            for failed in self._invalid.values():
+            # What the sink does about an event may be a call of `submit` or `cancel`.
+            invalid, self._invalid = self._invalid, {}
+            for failed in invalid.values():
                 sink(failed)
-            self._invalid.clear()
             if not self._runs or self._is_hung:
                 await self._woken.wait()
                 self._woken.clear()

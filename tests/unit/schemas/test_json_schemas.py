@@ -9,7 +9,7 @@ import sys
 import msgspec
 
 from schemas.__main__ import json_schemas
-from schemas.output import Delta, End, Lease, Tok, encode
+from schemas.output import CtlRecord, Delta, End, Lease, Tok, encode
 
 
 def test_every_struct_of_a_message_is_described() -> None:
@@ -23,7 +23,11 @@ def test_every_struct_of_a_message_is_described() -> None:
 
 def test_what_is_written_has_no_field_that_the_schema_lacks() -> None:
     document = json_schemas()
-    records = [Tok(1, 0, [1], [Delta("a")]), End(status="ok", n=1), Lease("n", "w", 1, "first")]
+    records: list[CtlRecord | Tok] = [
+        Tok(1, 0, [1], [Delta("a")]),
+        End(status="ok", n=1),
+        Lease("n", "w", 1, "first"),
+    ]
     for record in records:
         written = msgspec.json.decode(encode(record))
         assert written.keys() <= document["$defs"][type(record).__name__]["properties"].keys()

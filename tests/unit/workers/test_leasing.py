@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from schemas.log import Entry
@@ -78,7 +80,7 @@ def test_a_failed_read_is_repeated() -> None:
     assert one(harness.later(0.06), ReadLog).upto_seq == 20
 
 
-def _read_back(harness: Harness, *entries: Entry, **changes: object) -> End:
+def _read_back(harness: Harness, *entries: Entry, **changes: Any) -> End:
     """The END that a log leads to when an attempt reads it."""
     harness.offer(item(attempt=2, ctl_seq=10, **changes))
     harness.stored(20)
@@ -94,7 +96,7 @@ def test_a_log_with_a_hole_is_not_continuable() -> None:
 
 
 @pytest.mark.parametrize("difference", [{"revision": "r0"}, {"tokenizer": "t0"}, {"engine": "vllm"}])
-def test_a_log_of_another_engine_is_not_continuable(difference: dict[str, str]) -> None:
+def test_a_log_of_another_engine_is_not_continuable(difference: dict[str, Any]) -> None:
     end = _read_back(Harness(), Entry(10, lease("old", **difference)), Entry(11, Tok(10, 0, [1])))
     assert (end.status, end.reason, end.n) == ("error", "not_continuable", 1)
 
@@ -196,7 +198,7 @@ def test_a_read_older_than_the_refusal_is_repeated() -> None:
     harness.offer(item(attempt=2, ctl_seq=10))
     harness.refused(last_seq=15)
     assert harness.ctl(10, lease("old")) == []
-    assert one(harness.later(0.06), type(harness.read))  # type: ignore[arg-type]
+    assert one(harness.later(0.06), type(harness.read))
     assert one(harness.ctl(15, lease("old")), Publish).expect == 15
 
 

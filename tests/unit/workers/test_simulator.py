@@ -45,11 +45,13 @@ class Recorder:
         self.events: list[tuple[float, EngineEvent]] = []
         self.steps_at: list[int] = []
         self.heard = asyncio.Event()
+        self.answer: Callable[[EngineEvent], None] = lambda event: None
 
     def sink(self, event: EngineEvent) -> None:
         self.events.append((asyncio.get_running_loop().time(), event))
         self.steps_at.append(self.simulator.load().steps)
         self.heard.set()
+        self.answer(event)
 
     def submit(
         self, key: str = "k", *, prefix: Prefix | None = None, header_max: int = 0, **body: Any
@@ -267,6 +269,20 @@ async def test_text_that_was_held_back_when_a_worker_died_is_emitted_first(start
     recorder.submit(prefix=Prefix(ids[:4], ["".join(texts[:2])]), max_tokens=6)
     await recorder.finished()
     assert recorder.outputs()[0][1] == [Delta("".join(texts[2:5]))]
+
+
+async def test_the_sink_may_cancel_and_submit(start: Any) -> None:
+    recorder = await start()
+    recorder.answer = lambda event: recorder.simulator.cancel(event.key)
+    for i in range(3):
+        recorder.submit(f"invalid{i}", prompt=i)
+        recorder.submit(f"failing{i}", max_tokens=9, penstock_fault={"raise_at_token": 0})
+    for i in range(3):
+        assert isinstance(await recorder.finished(f"invalid{i}"), EngineFailed)
+        assert isinstance(await recorder.finished(f"failing{i}"), EngineFailed)
+    recorder.answer = lambda event: recorder.submit("next", max_tokens=2) if event.key == "k" else None
+    recorder.submit(prompt=3)
+    assert isinstance(await recorder.finished("next"), EngineFinished)
 
 
 async def test_cancel_is_the_end_of_a_run(start: Any) -> None:
