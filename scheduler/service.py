@@ -270,7 +270,7 @@ class SchedulerService:
         try:
             entry = await self._log.last_ctl(tenant, rid)
         except (BrokerAway, BrokerRefused, msgspec.DecodeError) as error:
-            _log.warning("ctl not read", request=rid, error=str(error))
+            _log.warning("ctl not read", rid=rid, error=str(error))
             self._handle(events.CallFailed(tenant, rid))
         else:
             self._handle(events.CtlRead(tenant, rid, entry))
@@ -279,10 +279,10 @@ class SchedulerService:
         try:
             await self._log.close(tenant, rid, end)
         except (BrokerAway, BrokerRefused, msgspec.DecodeError) as error:
-            _log.warning("END not written", request=rid, reason=end.reason, error=str(error))
+            _log.warning("END not written", rid=rid, reason=end.reason, error=str(error))
             self._handle(events.CallFailed(tenant, rid))
         else:
-            _log.info("closed", request=rid, status=end.status, reason=end.reason)
+            _log.info("closed", rid=rid, status=end.status, reason=end.reason)
             self._handle(events.EndWritten(tenant, rid))
 
     async def _delete_queued(self, tenant: TenantKey, rid: RequestId) -> None:
@@ -294,7 +294,7 @@ class SchedulerService:
                 if queued is not None:
                     await self._js.delete(streams.REQUESTS, queued.seq)
         except (BrokerAway, BrokerRefused, msgspec.DecodeError) as error:
-            _log.warning("cancelled request not deleted", request=rid, error=str(error))
+            _log.warning("cancelled request not deleted", rid=rid, error=str(error))
         finally:
             self._deletes -= 1
 

@@ -201,7 +201,7 @@ class WorkerService:
                 self._forget(action.op)
             case Settled():
                 say = log.debug if action.outcome == "ended" else log.info
-                say("settled", request=action.key, outcome=action.outcome, tokens=action.tokens)
+                say("settled", rid=_rid(action.key), outcome=action.outcome, tokens=action.tokens)
                 self._note_drained()
 
     def _publish(self, action: Publish) -> None:
@@ -221,7 +221,7 @@ class WorkerService:
         if ack.stored:
             self._feed(Stored(key, op, ack.seq))
             return
-        log.debug("publish refused", request=key, err_code=ack.err_code, reason=ack.description)
+        log.debug("publish refused", rid=_rid(key), err_code=ack.err_code, reason=ack.description)
         self._feed(Refused(key, op, ack.err_code, ack.last_seq or 0))
 
     def _forget(self, op: int) -> None:
@@ -247,7 +247,7 @@ class WorkerService:
             self._feed(LogRead(read.key, read.op, entries))
 
     def _on_read_failed(self, read: ReadCtl | ReadLog, error: Exception) -> None:
-        log.warning("output log not read", request=read.key, error=f"{type(error).__name__}: {error}")
+        log.warning("output log not read", rid=read.rid, error=f"{type(error).__name__}: {error}")
         self._feed(ReadFailed(read.key, read.op, isinstance(error, msgspec.DecodeError)))
 
     def _on_work(self, _subject: str, reply: str, _headers: bytes, payload: bytes) -> None:
@@ -274,6 +274,10 @@ class WorkerService:
         if request is not None:
             tenant, rid = request
             self._feed(CancelHinted(f"{tenant}.{rid}"))
+
+
+def _rid(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _card(settings: Settings, capabilities: Capabilities) -> dispatch.ModelCard:
