@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from edge.app import create_app
+from edge.registry import LEADER_SILENT_S
 from edge.service import Edge
 from infra.bus import Bus
 from infra.lifecycle import RoleContext
@@ -30,11 +31,14 @@ async def serve(context: RoleContext) -> None:
     listener = listen(settings.host, settings.port)
     bus = await Bus.connect(settings.nats_url, name=context.id, fail=context.fail)
     edge = Edge(settings, bus, name=context.id, fail=context.fail)
+    edge.start()
+    # Its siblings on this port know the models already; one that does not would turn their requests away.
+    await edge.first_word(LEADER_SILENT_S)
     last_words_s = min(LAST_WORDS_S, settings.drain_timeout_s / 2)
     server = Server(edge, shutdown_timeout_s=settings.drain_timeout_s - last_words_s / 2)
     serving = context.spawn(server.serve(sockets=[listener]), "http")
     await server.accepting.wait()
-    edge.start(on_ready=context.ready)
+    edge.when_ready(context.ready)
     await context.stop.wait()
     edge.draining = True
     server.should_exit = True

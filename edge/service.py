@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -77,6 +78,7 @@ class Edge:
         self.registry = Registry(model_seen_s=settings.model_seen_s)
         self.draining = False
         self._on_ready: Callable[[], None] = lambda: None
+        self._heard = asyncio.Event()
         self.started = int(time.time())
         self._request_bytes_max = int(settings.request_bytes_max)
         self._limits = AnswerLimits(
@@ -91,10 +93,8 @@ class Edge:
         self._answers: dict[RequestId, Answer] = {}
         self.now = asyncio.get_running_loop().time
 
-    def start(self, on_ready: Callable[[], None]) -> None:
-        """Begins to listen to the leader and to the state of the connection; `on_ready` is called whenever a request
-        that came now could be run."""
-        self._on_ready = on_ready
+    def start(self) -> None:
+        """Begins to listen to the leader and to the state of the connection."""
         self.bus.subscribe(subjects.LEADER, self._on_leader)
         self.bus.on_state(self._on_state)
 
@@ -133,6 +133,18 @@ class Edge:
         make = EventStream if body.streams else WholeAnswer
         return make(ticket, self._sources, shape, self._limits)
 
+    async def first_word(self, timeout_s: float) -> None:
+        """Returns once the leader was heard and models are known, or after `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._heard.wait()
+
+    def when_ready(self, tell: Callable[[], None]) -> None:
+        """Calls `tell` as soon as a request could be run, and again at any such moment later."""
+        self._on_ready = tell
+        if self.ready:
+            tell()
+
     def cut_off(self) -> None:
         """Ends every open answer with an error: this process has no time left."""
         for answer in list(self._answers.values()):
@@ -170,6 +182,7 @@ class Edge:
             _log.warning("not a leader's heartbeat", error=str(error))
         else:
             self.registry.heard(leader, self.now())
+            self._heard.set()
             if self.ready:
                 self._on_ready()
 

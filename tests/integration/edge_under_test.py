@@ -198,7 +198,8 @@ async def edge_on(settings: Settings) -> AsyncIterator[World]:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await server.accepting.wait()
         ready = asyncio.Event()
-        edge.start(on_ready=ready.set)
+        edge.start()
+        edge.when_ready(ready.set)
         await ready.wait()
         try:
             yield World(settings, f"http://127.0.0.1:{port}", port, edge, backend, failures)
