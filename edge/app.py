@@ -8,6 +8,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from edge.errors import Problem
 from edge.problem_response import ProblemResponse
@@ -16,16 +17,45 @@ from infra import telemetry
 from schemas.dispatch import ModelCard
 
 JSON = "application/json"
+UNEXPECTED = Problem("internal", "something went wrong on our side")
+
+GENERATION: dict[str, Dialect] = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETION}
+"""The endpoints that answer with a model's output, by path."""
 
 
-def create_app(edge: Edge) -> FastAPI:
-    """The application of one edge process."""
-    app = FastAPI(title="Penstock", docs_url=None, redoc_url=None)
-    _add_generation(app, edge)
-    _add_models(app, edge)
-    _add_probes(app, edge)
-    _add_errors(app)
-    return app
+class EdgeApp:
+    """The ASGI application of one edge.
+
+    Generation is answered here and everything else by FastAPI, because each of a framework's layers wraps `send`, and
+    a stream goes through all of them for every token: measured at 256 streams, 13 % of the edge's CPU time.
+    """
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._pages = _pages(edge)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        dialect = GENERATION.get(scope["path"]) if scope["type"] == "http" else None
+        if dialect is None:
+            await self._pages(scope, receive, send)
+            return
+        try:
+            response = await self._generate(dialect, Request(scope, receive))
+        except ClientDisconnect:
+            return
+        except Exception:
+            # Nothing has been sent yet. The server logs what is raised.
+            await ProblemResponse(UNEXPECTED)(scope, receive, send)
+            raise
+        await response(scope, receive, send)
+
+    async def _generate(self, dialect: Dialect, request: Request) -> Response:
+        if request.method != "POST":
+            return ProblemResponse(_not_allowed(request))
+        raw = await read_body(request, self._edge.body_bytes_max)
+        if isinstance(raw, Problem):
+            return refuse(raw)
+        return self._edge.generate(dialect, raw, request.headers)
 
 
 async def read_body(request: Request, bytes_max: int) -> bytes | Problem:
@@ -45,20 +75,12 @@ async def read_body(request: Request, bytes_max: int) -> bytes | Problem:
     return bytes(body)
 
 
-def _add_generation(app: FastAPI, edge: Edge) -> None:
-    async def generate(request: Request, dialect: Dialect) -> Response:
-        raw = await read_body(request, edge.body_bytes_max)
-        if isinstance(raw, Problem):
-            return refuse(raw)
-        return edge.generate(dialect, raw, request.headers)
-
-    @app.post("/v1/chat/completions", response_class=Response)
-    async def chat_completions(request: Request) -> Response:
-        return await generate(request, CHAT)
-
-    @app.post("/v1/completions", response_class=Response)
-    async def completions(request: Request) -> Response:
-        return await generate(request, COMPLETION)
+def _pages(edge: Edge) -> FastAPI:
+    app = FastAPI(title="Penstock", docs_url=None, redoc_url=None)
+    _add_models(app, edge)
+    _add_probes(app, edge)
+    _add_errors(app)
+    return app
 
 
 def _add_models(app: FastAPI, edge: Edge) -> None:
@@ -108,18 +130,17 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:
-            what = f"{request.method} is not allowed on {request.url.path}"
-            return ProblemResponse(Problem("method_not_allowed", what))
+            return ProblemResponse(_not_allowed(request))
         return ProblemResponse(Problem("not_found", f"there is nothing at {request.url.path}"))
-
-    @app.exception_handler(ClientDisconnect)
-    async def client_left(_request: Request, _error: ClientDisconnect) -> Response:
-        return ProblemResponse(Problem("cancelled", "the client left before it had sent its request"))
 
     # Starlette answers with this and raises the error again, for the server to log.
     @app.exception_handler(Exception)
     async def unexpected(_request: Request, _error: Exception) -> Response:
-        return ProblemResponse(Problem("internal", "something went wrong on our side"))
+        return ProblemResponse(UNEXPECTED)
+
+
+def _not_allowed(request: Request) -> Problem:
+    return Problem("method_not_allowed", f"{request.method} is not allowed on {request.url.path}")
 
 
 def _json(body: object, status: int = 200) -> Response:

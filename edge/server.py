@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from edge.app import create_app
+from edge.app import EdgeApp
 from edge.registry import LEADER_SILENT_S
 from edge.service import Edge
 from infra.bus import Bus
@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
     def __init__(self, edge: Edge, *, shutdown_timeout_s: float) -> None:
         super().__init__(
             uvicorn.Config(
-                create_app(edge),
+                EdgeApp(edge),
                 http="httptools",
                 ws="none",
                 lifespan="off",
