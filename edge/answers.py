@@ -26,6 +26,10 @@ CUT_AFTER_S = 1.0
 """A client that takes longer than this to take the last words of a failed answer does not read at all."""
 
 
+Submit = Callable[[], Awaitable[Problem | None]]
+"""Gets the request stored; a Problem means that nobody needs to care for it any more."""
+
+
 class Shape(Protocol):
     """A dialect's bytes for what a relay puts out."""
 
@@ -62,8 +66,6 @@ class Ticket:
 
     tenant: TenantKey
     rid: RequestId
-    submit: Callable[[], Awaitable[Problem | None]]
-    """Gets the request stored; a Problem means that nobody needs to care for it any more."""
     attach: Callable[[Answer], Account]
     detach: Callable[[Answer, Outcome, Problem | None], None]
     """Called once at the end."""
@@ -75,11 +77,19 @@ class Answer(Response):
     """The life of one request at this edge, from before it is published until its client has everything."""
 
     def __init__(
-        self, ticket: Ticket, sources: LogSources, shape: Shape, limits: AnswerLimits, *, whole: bool
+        self,
+        ticket: Ticket,
+        submit: Submit,
+        sources: LogSources,
+        shape: Shape,
+        limits: AnswerLimits,
+        *,
+        whole: bool,
     ) -> None:
         # Not Response.__init__: there is no body yet, and FastAPI only looks for this one attribute.
         self.background = None
         self.ticket = ticket
+        self._submit: Submit | None = submit
         self._shape = shape
         self._limits = limits
         self._loop = asyncio.get_running_loop()
@@ -103,7 +113,7 @@ class Answer(Response):
         self._account = account = self.ticket.attach(self)
         self._reader.open()
         try:
-            problem = await self.ticket.submit()
+            problem = await self._take_submit()()
             if problem is not None:
                 maybe_stored = False
                 self.fail(problem)
@@ -122,6 +132,12 @@ class Answer(Response):
             account.ended(self._problem, self._offset, self._loop.time(), left=self._gone)
             outcome: Outcome = "left" if self._gone else "failed" if self._problem else "answered"
             self.ticket.detach(self, outcome, self._problem)
+
+    def _take_submit(self) -> Submit:
+        """Once: it holds the request's body, which may be large, while the answer may take long."""
+        submit, self._submit = self._submit, None
+        assert submit is not None
+        return submit
 
     def fail(self, problem: Problem) -> None:
         """Ends the answer with an error, unless it has ended already."""

@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.types import Receive, Scope, Send
 
-from edge.answers import Answer, AnswerLimits, Shape, Ticket
+from edge.answers import Answer, AnswerLimits, Shape, Submit, Ticket
 from edge.errors import Header, Problem, error_frame, problem_of
 from edge.pacer import Pacer
 from edge.reader import LogSources
@@ -25,8 +25,10 @@ class EventStream(Answer):
     """Everything that is pending goes out in one write. Past `client_buffer_bytes_max` the reader pauses, and goes on
     from the log when the client has taken what is there: a slow client blocks nobody and misses nothing."""
 
-    def __init__(self, ticket: Ticket, sources: LogSources, shape: Shape, limits: AnswerLimits) -> None:
-        super().__init__(ticket, sources, shape, limits, whole=False)
+    def __init__(
+        self, ticket: Ticket, submit: Submit, sources: LogSources, shape: Shape, limits: AnswerLimits
+    ) -> None:
+        super().__init__(ticket, submit, sources, shape, limits, whole=False)
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._begun = False

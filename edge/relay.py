@@ -24,6 +24,9 @@ REPLAY_PAUSES_S = (0.05, 0.15, 0.6, 2.0)
 """From the start, or from a replay that did not bring what is known to be missing: reads at 50, 200 and 800 ms and
 every 2 s. The first ones cover interest that has not spread through a cluster yet, the last one silent loss."""
 
+LATE_MAX = 64
+"""Live records kept while a replay runs: at 20 ms per token, more than a second of them. What does not fit is read."""
+
 _STEADY = len(REPLAY_PAUSES_S) - 1
 
 
@@ -72,6 +75,8 @@ class Relay:
         self._over = False
         self._paused = False
         self._replaying = False
+        self._replayed_from = 0
+        self._late: list[Tok] = []
         self._replays = 1
         self._due = now + REPLAY_PAUSES_S[0]
 
@@ -87,13 +92,15 @@ class Relay:
 
     def live_tok(self, tok: Tok, now: float) -> list[Output]:
         """A tok record came over the live subject."""
-        if tok.off == self._have and tok.lease == self._lease and not self._paused and not self._over:
+        if self._is_next(tok):
             return [self._fold_live(tok, now)]
         if self._over or (tok.lease <= self._lease and tok.off + len(tok.ids) <= self._have):
             return []
         if tok.off == 0 and self._have == 0 and self._lease == 0 and not self._paused:
             return [self._fold_live(tok, now)]
         was_behind = self._behind()
+        if self._replaying and len(self._late) < LATE_MAX:
+            self._late.append(tok)
         self._known_offset = max(self._known_offset, tok.off + len(tok.ids))
         self._known_lease = max(self._known_lease, tok.lease)
         return [] if was_behind else self._catch_up()
@@ -140,13 +147,16 @@ class Relay:
 
     def replay_done(self, now: float) -> list[Output]:
         """All entries of the replay were handed in."""
+        outputs: list[Output] = [self._fold(tok) for tok in self._take_late() if self._is_next(tok)]
         self._end_replay(now)
         # Set while the replay ran: what it read may be from before.
-        return self._start_replay() if self._unread and not self._paused and not self._over else []
+        is_stale = self._unread and not self._paused and not self._over
+        return [*outputs, *self._start_replay()] if is_stale else outputs
 
     def replay_failed(self, now: float) -> list[Output]:
         """The log could not be read; it is tried again when due."""
         self._unread = True
+        self._take_late()
         self._end_replay(now)
         return []
 
@@ -177,6 +187,8 @@ class Relay:
         """Asserts what must always hold."""
         assert min(self._have, self._lease, self._read_seq) >= 0
         assert 0 <= self._replays <= _STEADY
+        assert len(self._late) <= LATE_MAX
+        assert self._replaying or not self._late
         assert self._have == 0 or self._lease > 0 or self._over, "text has a lease it was made under"
 
     def _alive(self, now: float) -> None:
@@ -198,14 +210,24 @@ class Relay:
 
     def _start_replay(self) -> list[Output]:
         self._replaying = True
+        self._replayed_from = self._have
         self._unread = False
         return [Replay(self._read_seq + 1)]
+
+    def _is_next(self, tok: Tok) -> bool:
+        return tok.off == self._have and tok.lease == self._lease and not self._paused and not self._over
+
+    def _take_late(self) -> list[Tok]:
+        late, self._late = self._late, []
+        return late
 
     def _end_replay(self, now: float) -> None:
         assert self._replaying
         self._replaying = False
         if self._lease > 0 and not self._behind():
             self._replays = _STEADY
+        elif self._have > self._replayed_from:
+            self._replays = 0
         self._due = now + REPLAY_PAUSES_S[self._replays]
         self._replays = min(self._replays + 1, _STEADY)
 

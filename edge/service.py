@@ -122,16 +122,16 @@ class Edge:
         ticket = Ticket(
             tenant=arrival.tenant,
             rid=arrival.rid,
-            submit=partial(self._submit, arrival, admitted.subject, wire.encode_headers(admitted.headers)),
             attach=partial(self._attach, admitted.card.name),
-            detach=partial(self._detach, arrival, admitted.card.name),
+            detach=partial(self._detach, admitted.card.name, headers.get("x-request-id", "")),
             abandon=partial(self._canceller.cancel, arrival.tenant, arrival.rid),
         )
         shape = dialect.shape(
             arrival.rid, admitted.card.name, int(time.time()), include_usage=body.include_usage
         )
+        submit = partial(self._submit, arrival, admitted.subject, wire.encode_headers(admitted.headers))
         make = EventStream if body.streams else WholeAnswer
-        return make(ticket, self._sources, shape, self._limits)
+        return make(ticket, submit, self._sources, shape, self._limits)
 
     async def first_word(self, timeout_s: float) -> None:
         """Returns once the leader was heard and models are known, or after `timeout_s`."""
@@ -165,13 +165,14 @@ class Edge:
         return Account(model, self.now())
 
     def _detach(
-        self, arrival: Arrival, model: str, answer: Answer, outcome: Outcome, problem: Problem | None
+        self, model: str, client_id: str, answer: Answer, outcome: Outcome, problem: Problem | None
     ) -> None:
-        del self._answers[arrival.rid]
-        fields: dict[str, str] = {"rid": arrival.rid, "model": model, "outcome": outcome}
+        rid = answer.ticket.rid
+        del self._answers[rid]
+        fields: dict[str, str] = {"rid": rid, "model": model, "outcome": outcome}
         if problem is not None:
             fields |= {"reason": problem.reason, "message": problem.message}
-        if client_id := arrival.headers.get("x-request-id"):
+        if client_id:
             fields["client_request_id"] = client_id[:CLIENT_ID_CHARS_MAX]
         _log.info("request", **fields)
 

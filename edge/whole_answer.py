@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Send
 
-from edge.answers import Answer, AnswerLimits, Shape, Ticket
+from edge.answers import Answer, AnswerLimits, Shape, Submit, Ticket
 from edge.errors import Problem, problem_of
 from edge.reader import LogSources
 from edge.relay import Broken, Ended, Tokens
@@ -14,8 +14,10 @@ from schemas.output import End
 class WholeAnswer(Answer):
     """Nothing is sent before END, so every failure is a status code."""
 
-    def __init__(self, ticket: Ticket, sources: LogSources, shape: Shape, limits: AnswerLimits) -> None:
-        super().__init__(ticket, sources, shape, limits, whole=True)
+    def __init__(
+        self, ticket: Ticket, submit: Submit, sources: LogSources, shape: Shape, limits: AnswerLimits
+    ) -> None:
+        super().__init__(ticket, submit, sources, shape, limits, whole=True)
         self._pieces: dict[int, list[str]] = {}
         self._ended: Ended | None = None
 

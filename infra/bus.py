@@ -76,6 +76,7 @@ class Bus:
         self._loop = asyncio.get_running_loop()
         self.connected_since: float | None = None
         self._pending: dict[int, ReplyCallback] = {}
+        self._waiting: dict[asyncio.Future[Any], None] = {}
         self._last_token = 0
         self._inbox = b""
 
@@ -150,22 +151,23 @@ class Bus:
 
         Raises BrokerAway: no answer within `timeout_s`.
         """
-        answer: asyncio.Future[Reply] = self._loop.create_future()
+        answer: asyncio.Future[Reply] = self.answer()
 
         def on_reply(reply_headers: bytes, reply_payload: bytes) -> None:
             if not answer.done():
                 answer.set_result(Reply(reply_headers, reply_payload))
 
         token = self.call(subject, payload, on_reply, headers=headers)
-        if not token:
-            raise BrokerAway(f"not connected; {subject} was not sent")
         try:
+            if not token:
+                raise BrokerAway(f"not connected; {subject} was not sent")
             async with asyncio.timeout(timeout_s):
                 return await answer
         except TimeoutError:
             raise BrokerAway(f"no answer on {subject} within {timeout_s} s") from None
         finally:
             self.forget(token)
+            answer.cancel()
 
     def subscribe(self, subject: str, callback: MessageCallback) -> Subscription:
         """Calls back for each message from now on; what is published after this call on this connection is seen."""
@@ -177,8 +179,21 @@ class Bus:
         """A subject of this connection's own, for replies that are more than one message."""
         return str(self._client.new_inbox())
 
+    def answer(self) -> asyncio.Future[Any]:
+        """A future for an answer over this connection: it fails with BrokerAway when the connection is lost.
+
+        Cancel it when it is not wanted any more; until it is done it is kept.
+        """
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting[future] = None
+        future.add_done_callback(self._waiting.pop)
+        return future
+
     def on_state(self, callback: Callable[[bool], None]) -> None:
-        """`callback(connected)` after every disconnect and reconnect. Kept for the life of the bus."""
+        """`callback(connected)` after every disconnect and reconnect, as a callback of the event loop.
+
+        Kept for the life of the bus.
+        """
         self._state_callbacks.append(callback)
 
     async def close(self) -> None:
@@ -201,14 +216,22 @@ class Bus:
         self._client.discard()
         if not self._client.closing:
             _log.warning("disconnected from the broker")
-        for callback in self._state_callbacks:
-            callback(False)
+        self._tell(False)
 
     async def _reconnected(self) -> None:
         self.connected_since = self._loop.time()
         _log.info("reconnected to the broker")
+        self._tell(True)
+
+    def _tell(self, connected: bool) -> None:
+        if not connected:
+            # No answer can come any more: whoever waits for one tries again as soon as there is a connection.
+            for waiting in list(self._waiting):
+                if not waiting.done():
+                    waiting.set_exception(BrokerAway("disconnected while waiting for an answer"))
         for callback in self._state_callbacks:
-            callback(True)
+            # Not from here: what one raises would end the library's reconnect task, and nobody would see.
+            self._loop.call_soon(callback, connected)
 
 
 class _Client(Client):
@@ -286,7 +309,8 @@ class _Protocol:
     def _dispatch(self, sid: bytes, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
         subscription: Any = self._client._subs.get(int(sid))
         if subscription is not None:
-            subscription.callback(subject.decode(), reply.decode(), headers, payload)
+            # A publisher can put any bytes into a subject; what is no text of ours parses to nothing.
+            subscription.callback(subject.decode(errors="replace"), reply.decode(), headers, payload)
 
     async def _control(self, line: bytes) -> None:
         client = self._client

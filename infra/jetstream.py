@@ -255,7 +255,7 @@ class JetStream:
     ) -> tuple[list[Stored], bool]:
         """One direct get: (messages, whether there are more)."""
         messages: list[Stored] = []
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[bool] = self.bus.answer()
 
         def on_message(_subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
             if done.done():
@@ -289,6 +289,7 @@ class JetStream:
             raise BrokerAway(f"no end of a direct get from {stream} within {self.timeout_s} s") from None
         finally:
             subscription.close()
+            done.cancel()
 
     async def _api(
         self, subject: str, body: dict[str, Any] | None = None, *, allow: tuple[int, ...] = ()

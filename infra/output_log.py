@@ -35,18 +35,21 @@ class OutputLog:
         stored = await self._js.read(OUTPUT, subjects.output_log(tenant, rid), start_seq=start_seq)
         return [decode_entry(one) for one in stored if upto_seq is None or one.seq <= upto_seq]
 
-    async def close(self, tenant: str, rid: str, end: End) -> Entry:
+    async def close(self, tenant: str, rid: str, end: End, *, expect: int | None = None) -> Entry:
         """Writes `end` for a request one does not run, by CAS on its last ctl record, which fences the attempt.
+
+        `expect`: only if that record is still the one at this sequence (0: there is none); otherwise nothing is
+        written and the last record is returned.
 
         Returns the END that is in the log afterwards: `end`, or the one that was there already.
         """
         ctl = subjects.output_ctl(tenant, rid)
         for _ in range(_CLOSE_TRIES_MAX):
             last = await self.last_ctl(tenant, rid)
-            if last is not None and isinstance(last.record, End):
+            last_seq = 0 if last is None else last.seq
+            if last is not None and (isinstance(last.record, End) or expect not in (None, last_seq)):
                 return last
-            expected = 0 if last is None else last.seq
-            ack = await self._js.publish(ctl, encode(end), headers=expect_headers(expected))
+            ack = await self._js.publish(ctl, encode(end), headers=expect_headers(last_seq))
             if ack.stored:
                 return Entry(ack.seq, end)
             if ack.err_code != WRONG_LAST:

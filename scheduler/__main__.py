@@ -83,7 +83,6 @@ def limits_of(settings: Settings, *, payload_max: int) -> Limits:
         batch_window_s=settings.batch_window_ms / streams.MS_PER_S,
         batch_size_max=settings.batch_size_max,
         batch_bytes_max=min(settings.batch_bytes_max, room),
-        attempts_max=settings.attempts_max,
     )
 
 

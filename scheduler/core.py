@@ -27,6 +27,9 @@ from schemas.requests import CLASSES
 SWEEP_S = 0.1
 """How often what needs no exact time is looked at: silent workers, lost fetches, refused requests to offer again."""
 
+STRAGGLER_S = 1.0
+"""Delay of a NAK for a delivery that comes to a scheduler that does not lead: by then its fetches are over."""
+
 OWN_PAUSE_S = 1.0
 """A core runs at least every `SWEEP_S`. After a gap this long it was paused itself and knows nothing of others."""
 
@@ -147,7 +150,7 @@ class Core:
             self._on_lost(one)
         if self._leading:
             self._out(*(events.Probe(worker) for worker in probes))
-        self._out(*(events.ForgetModel(key) for key in self._models.forget_old(self._now)))
+        self._out(*(events.StopFetching(key) for key in self._models.forget_old(self._now)))
         for model in self._models:
             model.window.write_off(self._now)
             self._ensure(model)
@@ -186,7 +189,8 @@ class Core:
             self._requests.delivered(event, model)
         else:
             # A fetch from when this scheduler led, or the model was known, brought it: another one deals with it.
-            self._out(events.Nak(event.ack, 0.0))
+            # Not at once, or the broker gives it to the same fetch again.
+            self._out(events.Nak(event.ack, STRAGGLER_S))
 
     def _on_fetch_ended(self, event: events.FetchEnded) -> None:
         model = self._models.get(event.model)
@@ -244,10 +248,12 @@ class Core:
 
     def _on_lost_leadership(self) -> None:
         self._leading = self._requests.leading = False
-        self._requests.yield_all()
         for model in self._models:
+            # Before anything is given back: an open fetch of ours would get it again.
+            self._out(events.StopFetching(model.key))
             model.window.forget_fetches()
             model.distrust()
+        self._requests.yield_all()
 
     def _on_connection_changed(self, connected: bool) -> None:
         self._connected = self._requests.connected = connected

@@ -169,8 +169,8 @@ class EnsureConsumers(msgspec.Struct, frozen=True):
     model: ModelKey
 
 
-class ForgetModel(msgspec.Struct, frozen=True):
-    """The model has been gone for long: stop listening to its consumers (they stay on the broker)."""
+class StopFetching(msgspec.Struct, frozen=True):
+    """Stop listening to the consumers of a model, so that the broker drops its open fetches. The consumers stay."""
 
     model: ModelKey
 
@@ -216,11 +216,15 @@ class ReadCtl(msgspec.Struct, frozen=True):
 
 
 class Close(msgspec.Struct, frozen=True):
-    """Write `end` unless there is an END already; say EndWritten or CallFailed."""
+    """Write `end` unless there is an END already; say EndWritten or CallFailed.
+
+    `expect`: only if this is still the sequence of the last ctl record (0: none); None: whatever it is.
+    """
 
     tenant: TenantKey
     rid: RequestId
     end: End
+    expect: int | None
 
 
 class DeleteQueued(msgspec.Struct, frozen=True):
@@ -259,7 +263,7 @@ class RememberModel(msgspec.Struct, frozen=True):
 Action = (
     Fetch
     | EnsureConsumers
-    | ForgetModel
+    | StopFetching
     | Offer
     | ForgetOffer
     | Ack

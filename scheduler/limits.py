@@ -24,4 +24,3 @@ class Limits:
     batch_window_s: float
     batch_size_max: int
     batch_bytes_max: int
-    attempts_max: int

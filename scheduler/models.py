@@ -121,7 +121,10 @@ def remembered(card: ModelCard, unix_s: float) -> bytes:
     return msgspec.json.encode(_Seen(card, unix_s))
 
 
-def recall(value: bytes, unix_s: float) -> KnownModel:
-    """Reads `remembered` back at `unix_s`. Raises msgspec.DecodeError for anything else."""
-    seen = _decoder.decode(value)
+def recall(value: bytes, unix_s: float) -> KnownModel | None:
+    """Reads `remembered` back at `unix_s`; None for anything else that somebody put into the bucket."""
+    try:
+        seen = _decoder.decode(value)
+    except ValueError:
+        return None
     return KnownModel(seen.card, max(0.0, unix_s - seen.seen_at))

@@ -249,8 +249,6 @@ class Requests:
             self._close(held, "error", "bad_request", event.meta.reason)
         elif len(held.body) > bytes_max:
             self._close(held, "error", "too_large", f"the request is larger than {bytes_max} bytes")
-        elif held.attempt > self._limits.attempts_max and not self._fleet.runs_anywhere(name[1]):
-            self._close(held, "error", "poison", f"given up after {held.attempt - 1} attempts")
         elif held.attempt > 1 or held.arrived < self.connected_since:
             # A broker killed and started again has been seen counting deliveries from one: older than the connection
             # is as good as delivered before.
@@ -318,15 +316,19 @@ class Requests:
     def _close_expired(self, held: Held) -> None:
         what = "taken by a worker" if held.expiry == "queue_timeout" else "finished"
         after_s = held.expires_at - held.arrived
-        self._close(held, "expired", held.expiry, f"the request was not {what} within {after_s:g} s")
+        # Only over the log as it was read: a lease since then means that somebody runs it after all.
+        message = f"the request was not {what} within {after_s:g} s"
+        self._close(held, "expired", held.expiry, message, expect=held.ctl_seq)
 
-    def _close(self, held: Held, status: Status, reason: str, message: str) -> None:
+    def _close(
+        self, held: Held, status: Status, reason: str, message: str, *, expect: int | None = None
+    ) -> None:
         if held.place == "waiting":
             self._backlog.remove(held)
         held.place = "closing"
         self._holding.expire_at(held, inf)
         end = End(status=status, reason=reason, message=message, fingerprint=held.meta.fingerprint)
-        self.out.append(events.Close(*held.name, end))
+        self.out.append(events.Close(*held.name, end, expect))
 
     def _settle(self, held: Held) -> None:
         self.out.append(events.Ack(held.ack))

@@ -10,8 +10,6 @@ from functools import partial
 from math import inf
 from typing import Any, assert_never
 
-import msgspec
-
 from infra.jetstream import SERVICE_UNAVAILABLE, Consumer, Delivered, JetStream
 from infra.kv import KeyValue
 from infra.lifecycle import RoleContext
@@ -131,15 +129,15 @@ class SchedulerService:
                 self._bus.forget(self._offers.pop((worker, seq), 0))
             case events.ReadCtl(tenant, rid):
                 self._spawn(self._read_ctl(tenant, rid), "read ctl")
-            case events.Close(tenant, rid, end):
-                self._spawn(self._close(tenant, rid, end), "close")
+            case events.Close():
+                self._spawn(self._close(action), "close")
             case events.DeleteQueued(tenant, rid):
                 if self._deletes < DELETES_MAX:
                     self._deletes += 1
                     self._spawn(self._delete_queued(tenant, rid), "delete queued")
             case events.EnsureConsumers(model):
                 self._spawn(self._ensure_consumers(model), "ensure consumers")
-            case events.ForgetModel(model):
+            case events.StopFetching(model):
                 for _, consumer in self._consumers.pop(model, []):
                     consumer.close()
             case events.Probe(worker):
@@ -198,7 +196,7 @@ class SchedulerService:
     def _on_pull(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
         try:
             pull = dispatch.decode_pull(payload)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             _log.warning("a pull that cannot be read", error=str(error))
             return
         self._handle(events.PullReceived(pull))
@@ -212,7 +210,7 @@ class SchedulerService:
         if status_of(headers) != SERVICE_UNAVAILABLE:
             try:
                 reply = dispatch.decode_reply(payload)
-            except msgspec.DecodeError as error:
+            except ValueError as error:
                 _log.warning("an answer that cannot be read", worker=worker, error=str(error))
             else:
                 self._handle(events.Answered(worker, seq, reply.answers))
@@ -269,21 +267,25 @@ class SchedulerService:
     async def _read_ctl(self, tenant: TenantKey, rid: RequestId) -> None:
         try:
             entry = await self._log.last_ctl(tenant, rid)
-        except (BrokerAway, BrokerRefused, msgspec.DecodeError) as error:
+        except (BrokerAway, BrokerRefused, ValueError) as error:
             _log.warning("ctl not read", rid=rid, error=str(error))
             self._handle(events.CallFailed(tenant, rid))
         else:
             self._handle(events.CtlRead(tenant, rid, entry))
 
-    async def _close(self, tenant: TenantKey, rid: RequestId, end: End) -> None:
+    async def _close(self, close: events.Close) -> None:
+        tenant, rid, end = close.tenant, close.rid, close.end
         try:
-            await self._log.close(tenant, rid, end)
-        except (BrokerAway, BrokerRefused, msgspec.DecodeError) as error:
+            last = await self._log.close(tenant, rid, end, expect=close.expect)
+        except (BrokerAway, BrokerRefused, ValueError) as error:
             _log.warning("END not written", rid=rid, reason=end.reason, error=str(error))
             self._handle(events.CallFailed(tenant, rid))
-        else:
-            _log.info("closed", rid=rid, status=end.status, reason=end.reason)
+            return
+        if isinstance(last.record, End):
+            _log.info("closed", rid=rid, status=last.record.status, reason=last.record.reason)
             self._handle(events.EndWritten(tenant, rid))
+        else:
+            self._handle(events.CallFailed(tenant, rid))
 
     async def _delete_queued(self, tenant: TenantKey, rid: RequestId) -> None:
         """A hint can be wrong or late: only an END that is seen in the log lets a message go."""
@@ -293,7 +295,7 @@ class SchedulerService:
                 queued = await self._js.last(streams.REQUESTS, subjects.request_of_any_model(tenant, rid))
                 if queued is not None:
                     await self._js.delete(streams.REQUESTS, queued.seq)
-        except (BrokerAway, BrokerRefused, msgspec.DecodeError) as error:
+        except (BrokerAway, BrokerRefused, ValueError) as error:
             _log.warning("cancelled request not deleted", rid=rid, error=str(error))
         finally:
             self._deletes -= 1
@@ -366,7 +368,7 @@ class SchedulerService:
         except (BrokerAway, BrokerRefused) as error:
             _log.warning("models not read", error=str(error))
         else:
-            known = [recall(value, time.time()) for value in items.values()]
+            known = [model for value in items.values() if (model := recall(value, time.time()))]
         if self._election.leading:
             _log.info("leads", term=term, models=len(known))
             self._handle(events.BecameLeader(term, known))

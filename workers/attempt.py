@@ -19,7 +19,7 @@ from typing import Literal
 
 from schemas.dispatch import WorkItem
 from schemas.log import Entry, Fold, fold
-from schemas.output import CtlRecord, End, Failed, Handoff, Lease, Timings, Tok, encode
+from schemas.output import Cause, CtlRecord, End, Failed, Handoff, Lease, Timings, Tok, encode
 from workers import records
 from workers.engines.base import EngineFailed, EngineFinished, EngineOutput, EngineRequest, Prefix
 from workers.events import (
@@ -84,6 +84,11 @@ class Attempt:
             self._outbox.retry_at, self._holding.sign_at, self._flush_at, self._deadline, self._give_up_at
         )
 
+    @property
+    def on_engine_since(self) -> float | None:
+        """Since when the engine owes this request tokens; None: it does not."""
+        return self._run_at if self._run else None
+
     def accept(self, now: float) -> list[Action]:
         """Begins. The lease leaves before the engine starts; a request that is over already gets its END at once."""
         item = self.item
@@ -94,19 +99,20 @@ class Attempt:
             self.state = "finishing"
             return self._outbox.send("end", item.ctl_seq, encode(verdict), now)
         self.occupies = True
-        lease = self._lease(item.ctl_seq, now)
+        lease = self._lease(item.ctl_seq, item.cause, now)
         return [*lease, *self._start_engine(now)] if item.ctl_seq == 0 else lease
 
     def offer_again(self, item: WorkItem, now: float) -> None:
         """The request came again while it runs here: from now on it is held by the newer delivery."""
-        if item.attempt >= self.item.attempt:
-            self.item = item
-            self._holding.renew(now)
+        # Whatever its number: a broker killed and started again has been seen counting deliveries from one.
+        self.item = item
+        self._holding.renew(now)
 
     def handle(self, event: AttemptEvent, now: float) -> list[Action]:
         """Anything that happens to this request. What answers an older run, publish or read is ignored."""
         match event:
             case EngineOutput() if event.run == self._run:
+                assert event.ids, "text without a token could not be told from its repeat"
                 if self._first_token_at is None:
                     self._first_token_at = now
                 self._tokens.push(event.ids, event.deltas)
@@ -226,13 +232,13 @@ class Attempt:
         self.state = "finishing"
         return self._outbox.send(kind, self._lease_seq, encode(record), now)
 
-    def _lease(self, expect: int, now: float) -> list[Action]:
+    def _lease(self, expect: int, cause: Cause, now: float) -> list[Action]:
         """Asks for the lease after ctl record `expect`. What was in flight under an older lease is sorted out later,
         against the log."""
         self.state = "leasing"
         self._lease_seq = 0
         self._nonce = f"{self._worker.id}.{self._worker.number()}"
-        lease = records.lease_of(self.item, self._worker, self._nonce)
+        lease = records.lease_of(self.item, self._worker, self._nonce, cause)
         return self._outbox.send("lease", expect, encode(lease), now)
 
     def _retry(self, now: float) -> list[Action]:
@@ -290,7 +296,7 @@ class Attempt:
         is_newer = isinstance(record, Lease) and record.attempt >= self.item.attempt
         if is_unleased or is_newer or not self._holding.is_held(now):
             return self._settle("fenced")
-        return self._lease(seq, now)
+        return self._lease(seq, records.cause_after(record), now)
 
     def _on_log(self, entries: list[Entry], now: float) -> list[Action]:
         if not entries or entries[-1].seq != self._lease_seq:

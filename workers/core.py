@@ -20,6 +20,7 @@ from workers.events import (
     AttemptEvent,
     ConnectionChanged,
     Drain,
+    EngineHung,
     EngineProgress,
     Event,
     HandOff,
@@ -178,7 +179,17 @@ class WorkerCore:
             assert attempt.state == "settled" or attempt.due > now, "a tick leaves nothing due"
             self._note(attempt, was_busy, done, now)
             actions += done
+        if now >= self._full_pull_at and self._is_hung(now):
+            actions.append(EngineHung())
         return actions
+
+    def _is_hung(self, now: float) -> bool:
+        """Whether the engine owes tokens and does not step. Asked at every heartbeat; a long step is no hang."""
+        patience_s = self._limits.step_s_max
+        if now - self._worker.last_step_at < patience_s:
+            return False
+        waiting_since = [attempt.on_engine_since for attempt in self._attempts.values()]
+        return any(since is not None and now - since >= patience_s for since in waiting_since)
 
     def _each(self, act: Callable[[Attempt], list[Action]], now: float) -> list[Action]:
         actions: list[Action] = []

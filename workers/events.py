@@ -200,6 +200,10 @@ class SendPull(msgspec.Struct, frozen=True):
     pull: Pull
 
 
+class EngineHung(msgspec.Struct, frozen=True, gc=False):
+    """Requests run and the engine has not stepped for `step_s_max`: end this process, others go on with its work."""
+
+
 class Settled(msgspec.Struct, frozen=True, gc=False):
     """This worker's part in a request is over, after `tokens` tokens: for the log and the metrics."""
 
@@ -220,5 +224,6 @@ Action = (
     | Progress
     | Reply
     | SendPull
+    | EngineHung
     | Settled
 )

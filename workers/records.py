@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from schemas.dispatch import WorkItem
 from schemas.log import Entry, Fold, strikes
-from schemas.output import End, Lease, Tail, Timings
+from schemas.output import Cause, CtlRecord, End, Failed, Handoff, Lease, Tail, Timings
 from workers.engines.base import Capabilities, EngineFailed, EngineFinished
 from workers.limits import Worker, WorkerLimits
 from workers.tokens import Tokens
@@ -17,13 +17,25 @@ END_TEXT_BYTES_MAX = 256 * 1024
 """The longest whole text that END repeats for a reader that did not stream."""
 
 
-def lease_of(item: WorkItem, worker: Worker, nonce: str) -> Lease:
+def cause_after(record: CtlRecord | None) -> Cause:
+    """Why there is a lease after `record`, where that is not what its delivery was made for: a death that an earlier
+    lease tells of must not count as a strike again."""
+    match record:
+        case Failed():
+            return "engine_error"
+        case Handoff():
+            return "handoff"
+        case _:
+            return "redelivered"
+
+
+def lease_of(item: WorkItem, worker: Worker, nonce: str, cause: Cause) -> Lease:
     """The lease that lets `nonce` append."""
     return Lease(
         nonce=nonce,
         worker=worker.id,
         attempt=item.attempt,
-        cause=item.cause,
+        cause=cause,
         revision=worker.capabilities.revision,
         tokenizer=worker.capabilities.tokenizer,
         engine=worker.capabilities.engine,
@@ -39,8 +51,6 @@ def end_at_accept(item: WorkItem, limits: WorkerLimits, *, is_late: bool) -> End
         return _end(item, "queue_timeout", "no worker was free for the request in time")
     if is_late:
         return request_timeout(item)
-    if item.attempt > limits.attempts_max:
-        return _end(item, "poison", f"given up after {limits.attempts_max} attempts")
     return None
 
 
@@ -56,6 +66,9 @@ def end_after_read(
     if strikes(entries) >= limits.strikes_max:
         message = f"the engine failed {limits.strikes_max} times in a row at this request"
         return _end(item, "poison", message)
+    # Leases, not deliveries: many a delivery is given back before anybody tries it.
+    if sum(isinstance(entry.record, Lease) for entry in entries) > limits.attempts_max:
+        return _end(item, "poison", f"given up after {limits.attempts_max} attempts")
     return None
 
 

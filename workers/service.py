@@ -7,8 +7,6 @@ import secrets
 from functools import partial
 from math import inf
 
-import msgspec
-
 from infra.bus import Bus
 from infra.jetstream import JetStream, decode_puback, expect_headers, fence_headers
 from infra.lifecycle import RoleContext
@@ -30,6 +28,7 @@ from workers.events import (
     ConnectionChanged,
     CtlRead,
     Drain,
+    EngineHung,
     EngineProgress,
     Event,
     Forget,
@@ -68,6 +67,10 @@ log = get_logger("worker")
 
 class EngineStopped(PenstockError):
     """The engine ended by itself. Look at what it logged; the supervisor starts the worker again."""
+
+
+class EngineStalled(PenstockError):
+    """The engine hangs. Look at the device; the supervisor starts the worker again, others continue its requests."""
 
 
 async def serve(context: RoleContext) -> None:
@@ -199,6 +202,9 @@ class WorkerService:
                 self._context.spawn(self._read_log(action), "read log")
             case Forget():
                 self._forget(action.op)
+            case EngineHung():
+                step_s_max = self._context.settings.step_s_max
+                self._context.fail(EngineStalled(f"requests run and no step was made for {step_s_max:g} s"))
             case Settled():
                 say = log.debug if action.outcome == "ended" else log.info
                 say("settled", rid=_rid(action.key), outcome=action.outcome, tokens=action.tokens)
@@ -231,7 +237,7 @@ class WorkerService:
     async def _read_ctl(self, read: ReadCtl) -> None:
         try:
             last = await self._log.last_ctl(read.tenant, read.rid)
-        except (BrokerAway, BrokerRefused, msgspec.DecodeError) as error:
+        except (BrokerAway, BrokerRefused, ValueError) as error:
             self._on_read_failed(read, error)
         else:
             seq, record = (0, None) if last is None else last
@@ -241,22 +247,24 @@ class WorkerService:
     async def _read_log(self, read: ReadLog) -> None:
         try:
             entries = await self._log.read(read.tenant, read.rid, upto_seq=read.upto_seq)
-        except (BrokerAway, BrokerRefused, msgspec.DecodeError) as error:
+        except (BrokerAway, BrokerRefused, ValueError) as error:
             self._on_read_failed(read, error)
         else:
             self._feed(LogRead(read.key, read.op, entries))
 
     def _on_read_failed(self, read: ReadCtl | ReadLog, error: Exception) -> None:
         log.warning("output log not read", rid=read.rid, error=f"{type(error).__name__}: {error}")
-        self._feed(ReadFailed(read.key, read.op, isinstance(error, msgspec.DecodeError)))
+        self._feed(ReadFailed(read.key, read.op, isinstance(error, ValueError)))
 
     def _on_work(self, _subject: str, reply: str, _headers: bytes, payload: bytes) -> None:
+        if not reply:  # nobody waits for an answer, so nobody counts on the work
+            return
         if not payload:  # a probe: any answer says that this worker is there
             self._bus.publish(reply)
             return
         try:
             work = dispatch.decode_work(payload)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             log.error("a batch that cannot be read", error=str(error))
             return
         self._feed(Offered(work, reply))
@@ -264,7 +272,7 @@ class WorkerService:
     def _on_leader(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
         try:
             leader = dispatch.decode_leader(payload)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             log.error("a leader's heartbeat that cannot be read", error=str(error))
             return
         self._feed(LeaderSeen(leader.term))

@@ -168,6 +168,39 @@ async def test_a_callback_that_raises_ends_the_process_instead_of_leaving_it_dea
     await bus.close()
 
 
+async def test_a_state_callback_that_raises_is_the_event_loops_and_stops_no_reconnect(
+    contract: Contract, own_broker: Broker
+) -> None:
+    raised: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, what: raised.append(what["exception"]))
+
+    def crash(_connected: bool) -> None:
+        raise ZeroDivisionError
+
+    contract.bus.on_state(crash)
+    own_broker.kill()
+    await asyncio.to_thread(own_broker.start)
+    await until(lambda: len(raised) == 2)
+    assert contract.bus.connected
+
+
+async def test_a_subject_that_is_no_text_is_a_subject_of_nobody(contract: Contract) -> None:
+    seen: list[str] = []
+    contract.bus.subscribe("a.*", lambda subject, *_: seen.append(subject))
+    contract.bus._client.cork(b"PUB a.\xff\xfe 0\r\n\r\n")
+    await until(lambda: seen)
+    assert seen == ["a.\ufffd\ufffd"]
+
+
+async def test_a_request_under_way_fails_with_the_connection(contract: Contract, own_broker: Broker) -> None:
+    contract.bus.subscribe("silent", lambda *_: None)
+    asking = asyncio.create_task(contract.bus.request("silent", timeout_s=60))
+    await asyncio.sleep(0)
+    own_broker.kill()
+    with pytest.raises(BrokerAway, match="disconnected"):
+        await asking
+
+
 async def test_a_connection_closed_for_good_ends_the_process(own_broker: Broker) -> None:
     failures: list[Exception] = []
     bus = await Bus.connect(own_broker.url, name="closed", fail=failures.append)

@@ -191,6 +191,18 @@ async def test_a_fetch_that_ends_says_how_much_credit_is_unused(contract: Contra
     assert queue.unused == [4]
 
 
+async def test_a_closed_consumers_open_fetch_takes_nothing(contract: Contract) -> None:
+    """A scheduler that stops leading: what it would still get goes to the next leader, undelivered."""
+    old = await pulled(contract)
+    assert old.consumer.fetch(100, 5.0)
+    old.consumer.close()
+    await contract.request(rid(0))
+    delivery = subjects.parse_ack((await Pulled(contract.js, spec()).next()).ack)
+    assert delivery is not None
+    assert delivery.delivered == 1
+    assert not old.deliveries
+
+
 async def until_depth(contract: Contract, wanted: int) -> None:
     for _ in range(500):
         if await depth(contract) == wanted:

@@ -62,7 +62,7 @@ class EngineRequest(msgspec.Struct, frozen=True):
 
 
 class EngineOutput(msgspec.Struct, frozen=True):
-    """New tokens of a run and the text they release, which may be none."""
+    """New tokens of a run (at least one) and the text they release, which may be none."""
 
     key: str
     run: int

@@ -88,6 +88,30 @@ def test_live_records_that_fit_are_folded_while_a_replay_runs() -> None:
     assert relay.next_deadline() == pytest.approx(0.25)
 
 
+def test_live_records_that_come_while_a_replay_runs_follow_it() -> None:
+    """Otherwise a log that is read more slowly than it grows is read for ever, in bursts."""
+    relay = started(Relay(0.0), 1)
+    assert relay.live_tok(tok(2, "c"), 1.0) == [Replay(1)]
+    assert relay.live_tok(tok(3, "d"), 1.02) == []
+    assert relay.live_tok(tok(4, "e"), 1.04) == []
+    relay.stored(Entry(10, LEASE))
+    relay.stored(Entry(11, tok(0)))
+    assert relay.stored(Entry(12, tok(1, "b"))) == [Tokens(2, [Delta("b")])]
+    assert relay.stored(Entry(13, tok(2, "c"))) == [Tokens(3, [Delta("c")])]
+    assert relay.replay_done(1.05) == [Tokens(4, [Delta("d")]), Tokens(5, [Delta("e")])]
+    assert relay.live_tok(tok(5, "f"), 1.06) == [Tokens(6, [Delta("f")])]
+
+
+def test_a_replay_that_brought_something_but_not_all_is_repeated_after_50_ms() -> None:
+    relay = started(Relay(0.0), 1)
+    assert relay.live_tok(tok(9), 1.0) == [Replay(1)]
+    for read in range(1, 7):  # a replica that lags behind by ever less
+        assert relay.stored(Entry(10 + read, tok(read))) == [Tokens(read + 1, [Delta("x")])]
+        assert relay.replay_done(float(read)) == []
+        assert relay.next_deadline() == pytest.approx(read + 0.05)
+        assert relay.tick(read + 0.05) == [Replay(11 + read)]
+
+
 def test_silence_before_the_first_record_is_replayed_at_50_200_800_ms_and_every_2_s() -> None:
     relay = Relay(100.0)
     due = []

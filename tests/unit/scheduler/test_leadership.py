@@ -154,7 +154,7 @@ def test_a_model_is_announced_for_a_minute_and_forgotten_after_an_hour(world: Wo
     assert fetched(world.wait(5)), "requests that wait must still be found to expire"
     for _ in range(6):
         actions = world.wait(600)
-    assert one(events.ForgetModel, actions).model == M
+    assert one(events.StopFetching, actions).model == M
     assert not fetched(world.wait(5))
 
 

@@ -23,7 +23,7 @@ class Chaos:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        limits = replace(LIMITS, batch_window_s=self.random.choice([0.0, 0.02]), attempts_max=5)
+        limits = replace(LIMITS, batch_window_s=self.random.choice([0.0, 0.02]))
         self.world = World(limits)
         self.world.lead("m", "n")
         self.leading = True

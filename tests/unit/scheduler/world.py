@@ -34,7 +34,6 @@ LIMITS = Limits(
     batch_window_s=0,
     batch_size_max=8,
     batch_bytes_max=2000,
-    attempts_max=20,
 )
 
 

@@ -132,13 +132,23 @@ def test_a_token_clears_the_strikes() -> None:
     assert one(start, StartEngine)
 
 
-def test_too_many_attempts_make_a_request_poison() -> None:
+def test_too_many_leases_make_a_request_poison() -> None:
     harness = Harness(attempts_max=20)
-    publish = one(harness.offer(item(attempt=21, ctl_seq=10)), Publish)
+    harness.offer(item(attempt=1000, ctl_seq=29))
+    harness.stored(30)
+    leases = [Entry(10 + i, lease(f"old{i}", i + 1, cause="redelivered")) for i in range(20)]
+    publish = one(harness.log(*leases, Entry(30, lease("w1.1", 1000))), Publish)
     end = record(publish)
     assert isinstance(end, End)
-    assert (publish.kind, publish.expect, end.reason, end.n) == ("end", 10, "poison", None)
-    assert one(harness.stored(11), Ack)
+    assert (publish.kind, publish.expect, end.reason, end.n) == ("end", 30, "poison", 0)
+    assert one(harness.stored(31), Ack)
+
+
+def test_many_deliveries_are_no_attempts() -> None:
+    harness = Harness(attempts_max=20)
+    harness.offer(item(attempt=1000, ctl_seq=10))
+    harness.stored(20)
+    assert one(harness.log(Entry(10, lease("old", 999)), Entry(20, lease("w1.1", 1000))), StartEngine)
 
 
 def test_lease_refused_by_our_own_earlier_try_counts_as_stored() -> None:
