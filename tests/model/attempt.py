@@ -42,9 +42,6 @@ class Attempts:
         """An idle worker takes an offer."""
         name = f"worker {index}"
         worker = Worker(offer.attempt, True, offer.cause)
-        if offer.attempt > self._scope.attempts_max:
-            yield Step(f"{name}: END instead", self._end_at_once(state, index, worker, offer, "error"))
-            return
         if offer.ctl_seq == 0:
             worker = worker._replace(tokens=())
         yield Step(f"{name} accepts", self._lease(state, index, worker, offer.ctl_seq))
@@ -105,7 +102,7 @@ class Attempts:
         tokens = worker.tokens
         if tokens is None:
             return
-        if self._scope.is_poison:
+        if self._scope.is_poison and worker.attempt <= self._scope.harms_max:
             yield Step(
                 f"{name}: the engine raises", state.with_worker(index, worker._replace(closing="failed"))
             )
@@ -263,8 +260,7 @@ def _send(state: State, index: int, copy: Copy) -> State:
 def _take_over(state: State, index: int, offer: Offer) -> State:
     """The request is offered to the worker that runs it: from now on it is held by the newer delivery."""
     worker = state.workers[index]
-    if offer.attempt >= worker.attempt:
-        worker = worker._replace(attempt=offer.attempt, is_held=True, cause=offer.cause)
+    worker = worker._replace(attempt=offer.attempt, is_held=True, cause=offer.cause)
     offers = tuple(other for other in state.offers if other is not offer)
     return state.with_worker(index, worker)._replace(offers=offers)
 

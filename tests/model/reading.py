@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from edge.relay import Broken, Ended, Output, Relay, Replay, Tokens
-from schemas.output import CtlRecord
+from schemas.output import CtlRecord, decode_tok, encode
 from schemas.output import Tok as ProductTok
 from tests.model.explore import Step
 from tests.model.records import End, Lease, Log, Record, Tok, entries_of, ids_of, text_of
@@ -108,12 +108,14 @@ class Reader:
 
     def _saved(self, relay: Relay) -> tuple[Any, ...]:
         # Silence may last for any time here: when a replay is due makes no difference.
-        values = vars(relay) | {"_due": _NOW, "_replays": 0}
+        late = tuple(encode(tok) for tok in relay._late)  # records hold lists, a state must be hashable
+        values = vars(relay) | {"_due": _NOW, "_replays": 0, "_replayed_from": 0, "_late": late}
         return tuple([values[name] for name in self._names])
 
     def _restored(self, reading: Reading) -> Relay:
         relay = self._relay.__new__(self._relay)
         vars(relay).update(zip(self._names, reading.relay, strict=True))
+        relay._late = [decode_tok(data) for data in vars(relay)["_late"]]
         return relay
 
 

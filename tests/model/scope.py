@@ -38,6 +38,7 @@ class Scope(NamedTuple):
     workers: int = 2
     is_cancelled: bool = False
     is_poison: bool = False
-    """The engine raises or dies before the first token, each time."""
+    """The engine raises or dies before the first token …"""
+    harms_max: int = 99
+    """… of these many first deliveries. There is no bound on deliveries, so this bounds the exploration."""
     strikes_max: int = 3
-    attempts_max: int = 99

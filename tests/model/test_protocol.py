@@ -29,8 +29,8 @@ SCOPES = {
     "cancel, redelivery": Scope(Budget(redeliveries=1, losses=1), tokens=1, is_cancelled=True),
     "hand-off": Scope(Budget(crashes=1, redeliveries=1, handoffs=1), tokens=1),
     "too late": Scope(Budget(redeliveries=1, losses=1, expiries=1), tokens=1),
-    "poison": Scope(Budget(redeliveries=1), is_poison=True, strikes_max=2, attempts_max=4),
-    "poison, loss": Scope(Budget(losses=1), is_poison=True, strikes_max=2, attempts_max=4),
+    "poison": Scope(Budget(redeliveries=1), is_poison=True, strikes_max=2, harms_max=4),
+    "poison, loss": Scope(Budget(losses=1), is_poison=True, strikes_max=2, harms_max=4),
 }
 
 HARM: dict[Mutation, tuple[str, str]] = {
