@@ -11,6 +11,7 @@ import msgspec
 
 from edge.errors import Problem
 from schemas.dispatch import Leader, ModelCard
+from schemas.health import Health, ModelHealth
 from schemas.ids import model_key
 
 LEADER_SILENT_S = 3.0
@@ -18,23 +19,6 @@ LEADER_SILENT_S = 3.0
 
 MODELS_MAX = 1024
 """Models remembered; past it the one that was seen longest ago is forgotten."""
-
-
-class ModelHealth(msgspec.Struct, frozen=True):
-    """One model in `/health`: `id` is its name, `workers` are alive, `free` of `slots` can take a request."""
-
-    id: str
-    workers: int
-    slots: int
-    free: int
-
-
-class Health(msgspec.Struct, frozen=True):
-    """`/health`. `degraded`: requests are taken, but no leader is heard or no model has a live worker."""
-
-    status: Literal["ok", "degraded", "starting", "down"]
-    queue_depth: int
-    models: list[ModelHealth]
 
 
 class _Known(msgspec.Struct, frozen=True):

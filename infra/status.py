@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import httpx
 import msgspec
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.store import ProcessState, is_running, read_state
+from schemas.health import Health, ModelHealth
 
 HEALTH_TIMEOUT_S = 2.0
 
@@ -19,30 +19,13 @@ class StatusError(Exception):
     """There is nothing to report on; the message says why."""
 
 
-class ModelLoad(msgspec.Struct, frozen=True):
-    """A model and its workers, as an edge knows them from the leading scheduler."""
-
-    id: str
-    workers: int
-    slots: int
-    free: int
-
-
-class Health(msgspec.Struct, frozen=True):
-    """The body of an edge's `/health`. `queue_depth` counts requests waiting or running."""
-
-    status: Literal["ok", "degraded", "starting", "down"]
-    queue_depth: int
-    models: list[ModelLoad]
-
-
 class Status(msgspec.Struct, frozen=True):
     """What `status --json` prints. Without an answer from an edge `health` is "down" and the rest unknown."""
 
     url: str
     health: str
     processes: list[ProcessState]
-    models: list[ModelLoad]
+    models: list[ModelHealth]
     queue_depth: int | None
 
 
@@ -86,5 +69,5 @@ def _ask_edge(url: str) -> Health | None:
     try:
         response = httpx.get(f"{url}/health", timeout=HEALTH_TIMEOUT_S, trust_env=False)
         return msgspec.json.decode(response.content, type=Health)
-    except (httpx.HTTPError, msgspec.DecodeError):
+    except (httpx.HTTPError, ValueError):
         return None
