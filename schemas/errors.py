@@ -60,7 +60,3 @@ class BrokerRefused(PenstockError):
 
 class StreamMismatch(PenstockError):
     """A stream or consumer on the server differs from ours. Change the setting back, or migrate the stream by hand."""
-
-
-class SubjectRejected(PenstockError):
-    """The connection may not use a subject. Check the permissions of the NATS user this role connects with."""

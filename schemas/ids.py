@@ -48,11 +48,6 @@ def model_key(name: str) -> ModelKey:
     return ModelKey(f"{folded}-{hashlib.sha256(name.encode()).hexdigest()[:8]}")
 
 
-def tenant_key(api_key: str) -> TenantKey:
-    """The tenant of an API key: 64 bits of its SHA-256, so that the key itself never reaches a subject or a log."""
-    return TenantKey(hashlib.sha256(api_key.encode()).hexdigest()[:16])
-
-
 def fingerprint(body: bytes) -> str:
     """What tells two bodies under one rid apart: 128 bits of SHA-256 of the client's body before defaults."""
     return hashlib.sha256(body).hexdigest()[:32]
