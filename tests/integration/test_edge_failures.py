@@ -183,7 +183,10 @@ async def test_without_a_broker_requests_are_held_and_then_refused(own_broker: B
         assert (await http.get("/health")).json()["status"] == "down"
         assert (await http.get("/readyz")).status_code == 503
         own_broker.start()
-        await until(lambda: world.edge.ready)
+        # A word from the backend: it is back as well, and its subscriptions are known to the broker again.
+        world.edge._heard.clear()
+        await world.edge.first_word(15)
+        assert world.edge.ready
         asking = asyncio.create_task(http.post(CHAT, json=BODY))
         attempt = await world.backend.attempt()
         await attempt.end(End(status="ok", n=0))
