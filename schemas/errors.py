@@ -43,7 +43,10 @@ ERRORS: dict[str, ErrorRow] = {
     "cancelled": ErrorRow(499, "invalid_request_error", "cancelled", "invalid_request_error"),
     "internal": ErrorRow(500, "server_error", "internal_error", "api_error"),
 }
-"""Keyed by the reason an END carries or an edge answers with. 499 is never sent before a stream: nobody is there."""
+"""Keyed by the reason an END carries or an edge answers with.
+
+499: somebody else cancelled the request while its client waited. A client that left itself is sent nothing.
+"""
 
 
 class PenstockError(Exception):
