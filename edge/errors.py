@@ -58,6 +58,8 @@ def error_headers(problem: Problem) -> list[Header]:
     if problem.row.retry_after:
         headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
         headers.append((b"retry-after-ms", b"%d" % (RETRY_AFTER_S * 1000)))
+    if problem.row.is_final:
+        headers.append((b"x-should-retry", b"false"))
     return headers
 
 

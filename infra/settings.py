@@ -129,6 +129,18 @@ class Settings(BaseSettings):
         300, description="A request that has not ended by then ends as expired."
     )
     request_timeout_max_s: Seconds = Field(3600, description="The longest time-out a client may ask for.")
+    on_disconnect: str = Field(
+        "cancel",
+        pattern=r"^(cancel|detach|grace=\d+(\.\d+)?)$",
+        description="What becomes of a request whose last reader left: `cancel`, `detach` (it runs to its end) or "
+        "`grace=<seconds>`; clients choose with `X-Penstock-On-Disconnect`.",
+    )
+    idempotency_grace_s: Seconds = Field(
+        30, description="The grace of a request with an `Idempotency-Key`: its client is expected back."
+    )
+    cold_start: Literal["queue", "reject"] = Field(
+        "queue", description="Requests for a known model without a live worker: wait for one, or 503."
+    )
     request_bytes_max: Annotated[Bytes, Le(8 * MIB)] = Field(
         7 * MIB,
         description="Largest HTTP body; larger is 413. The broker takes 8 MiB: room for headers.",
@@ -140,6 +152,16 @@ class Settings(BaseSettings):
     keep_alive_s: Seconds = Field(15, description="Comment lines keep a silent stream open at this interval.")
     client_buffer_bytes_max: Bytes = Field(
         256 * KIB, description="Unsent bytes after which a slow reader is paused; it goes on from the log."
+    )
+    edge_answers_max: int = Field(
+        10_000, ge=1, description="Answers open at one edge at the same time; one more is 503."
+    )
+    edge_pending_max: int = Field(
+        1000, ge=1, description="Requests one edge holds while the broker is away; one more is 503."
+    )
+    edge_interval_s: Seconds = Field(1, description="An edge tells who reads at it, at this interval.")
+    edge_silent_s: Seconds = Field(
+        5, description="Silence that makes an edge dead: its clients count as disconnected."
     )
     publish_timeout_s: Seconds = Field(5, description="How long an edge tries to get a request stored.")
     model_seen_s: Seconds = Field(60, description="A model without a worker is still queued for this long.")
@@ -170,8 +192,16 @@ class Settings(BaseSettings):
     )
     batch_size_max: int = Field(64, ge=1, le=1024, description="Requests in one batch.")
     batch_bytes_max: Annotated[Bytes, Le(8_000_000)] = Field(1_000_000, description="Bytes of one batch.")
+    alone_wait_s: Seconds = Field(
+        10, description="A request that brought an engine down waits this long for a worker of its own."
+    )
     strikes_max: int = Field(3, ge=1, description="Attempts without a new token that make a request poison.")
     attempts_max: int = Field(20, ge=1, description="Attempts of any kind that make a request poison.")
+
+    dead_ttl_s: Annotated[float, Gt(0), Le(366 * 86_400)] = Field(
+        7 * 86_400, description="How long a poisoned request is kept for a look or a redrive."
+    )
+    dead_bytes_max: Bytes = Field(GIB, description="Bytes of poisoned requests that are kept.")
 
     append_interval_s: Seconds = Field(
         0.25, description="Appends of a request that nobody streams, at this interval."
@@ -182,6 +212,10 @@ class Settings(BaseSettings):
     )
     step_s_max: Seconds = Field(10, description="An engine without a step for this long counts as hung.")
 
+    drain: Literal["finish", "handoff"] = Field(
+        "finish",
+        description="A stopping worker lets requests finish, or hands them to others within one step.",
+    )
     drain_timeout_s: Seconds = Field(30, description="Time a stopping process has to finish what it runs.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe line that is logged."
@@ -223,6 +257,7 @@ _ORDERED_PAIRS = (
     ("max_tokens_default", "context_tokens_max"),
     ("append_bytes_max", "batch_bytes_max"),
     ("strikes_max", "attempts_max"),
+    ("edge_interval_s", "edge_silent_s"),
 )
 
 

@@ -60,7 +60,11 @@ async def ensure_streams(js: JetStream, settings: Settings) -> None:
     models = streams.bucket_stream(
         streams.MODELS_BUCKET, ttl_s=settings.request_timeout_max_s, replicas=replicas
     )
-    for spec in (requests, output, leader, models):
+    dead = streams.dead_stream(
+        dead_bytes_max=settings.dead_bytes_max, dead_ttl_s=settings.dead_ttl_s, replicas=replicas
+    )
+    config = streams.bucket_stream(streams.CONFIG_BUCKET, replicas=replicas)
+    for spec in (requests, output, dead, leader, models, config):
         await js.ensure_stream(spec)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from schemas.dispatch import Cancel, Leader, Pull, Work, WorkReply
+from schemas.dead import DeadLetter
+from schemas.dispatch import Cancel, EdgeBeat, Leader, Pull, Work, WorkReply
 from schemas.output import CtlRecord, Tok
 from schemas.requests import RequestMeta
 
@@ -19,7 +20,9 @@ MESSAGES: dict[str, Any] = {
     "work (MessagePack)": Work,
     "work reply": WorkReply,
     "leader": Leader,
+    "edge beat": EdgeBeat,
     "cancel": Cancel,
+    "dead letter": DeadLetter,
 }
 """What travels where: see the table of subjects in docs/design.md."""
 

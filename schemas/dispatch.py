@@ -1,8 +1,8 @@
-"""What scheduler, workers and edges tell each other over core NATS: pulls, work, the leader's heartbeat, cancel hints.
+"""What scheduler, workers and edges tell each other over core NATS: pulls, work, heartbeats, cancel hints.
 
 All of it is soft state: any of it may be lost, and the next one heals it.
 
-Pull, Leader and Cancel are JSON. Work is MessagePack, because it carries bodies that nobody between client and engine
+All but Work is JSON. Work is MessagePack, because it carries bodies that nobody between client and engine
 has decoded: as bytes they pass through unchanged, whatever a direct publisher sent.
 """
 
@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from schemas.ids import ANONYMOUS
 from schemas.output import Cause
 from schemas.requests import RequestMeta
 
@@ -31,10 +32,12 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Running(msgspec.Struct, frozen=True, array_like=True):
-    """A request a worker holds, and the ack subject of the delivery it holds it by."""
+    """A request a worker holds, the ack subject of the delivery it holds it by, and its `RequestMeta.grace_s`."""
 
     rid: str
     ack: str
+    tenant: str = ANONYMOUS
+    grace_s: float | None = None
 
 
 class Pull(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -99,30 +102,59 @@ class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
 class Leader(msgspec.Struct, frozen=True):
     """The leader's heartbeat, every `leader_interval_s`. A new `term` makes workers answer with full pulls.
 
-    `queue_depth` counts requests in REQUESTS (waiting and running).
+    `queue_depth` counts requests in REQUESTS (waiting and running); `output_used` is the share of OUTPUT's bytes that
+    is taken, 0 to 1: see the thresholds in `schemas.streams`.
     """
 
     scheduler: str
     term: int
     queue_depth: int
     models: list[ModelState]
+    output_used: float = 0.0
+
+
+class Reader(msgspec.Struct, frozen=True, array_like=True):
+    """A client that reads a request at an edge; its `grace_s` counts if it is the last one to leave."""
+
+    tenant: str
+    rid: str
+    grace_s: float | None
+
+
+class EdgeBeat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An edge's heartbeat: who reads there now. The leader and the other edges listen.
+
+    A `full` one, every `edge_interval_s`, lists all readers: whom it lists no more has left. One that is not full tells
+    of readers that have just joined a request which others may read, too.
+    """
+
+    edge: str
+    readers: list[Reader]
+    full: bool = True
 
 
 class Cancel(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A hint that a request's END(cancelled) is stored: free the GPU and settle the message now."""
+    """A hint that a request's END(cancelled) is stored: free the GPU and settle the message now.
+
+    With `close` it is a wish: the leader writes that END first. Sent as a request, it is answered with the END that is
+    in the log afterwards, which may be another one: what is finished stays finished.
+    """
 
     reason: str = ""
+    close: bool = False
 
 
 _encoder = msgspec.json.Encoder()
 _pull = msgspec.json.Decoder(Pull)
 _leader = msgspec.json.Decoder(Leader)
+_edge_beat = msgspec.json.Decoder(EdgeBeat)
+_cancel = msgspec.json.Decoder(Cancel)
 _reply = msgspec.json.Decoder(WorkReply)
 _work_encoder = msgspec.msgpack.Encoder()
 _work = msgspec.msgpack.Decoder(Work)
 
 
-def encode(message: Pull | Leader | WorkReply | Cancel) -> bytes:
+def encode(message: Pull | Leader | EdgeBeat | WorkReply | Cancel) -> bytes:
     """The JSON bytes of a message."""
     return _encoder.encode(message)
 
@@ -135,6 +167,16 @@ def decode_pull(data: bytes) -> Pull:
 def decode_leader(data: bytes) -> Leader:
     """Raises msgspec.DecodeError for anything else."""
     return _leader.decode(data)
+
+
+def decode_edge_beat(data: bytes) -> EdgeBeat:
+    """Raises msgspec.DecodeError for anything else."""
+    return _edge_beat.decode(data)
+
+
+def decode_cancel(data: bytes) -> Cancel:
+    """Raises msgspec.DecodeError for anything else; an empty message is a hint without a reason."""
+    return _cancel.decode(data) if data else Cancel()
 
 
 def decode_reply(data: bytes) -> WorkReply:

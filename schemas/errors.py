@@ -8,7 +8,8 @@ from typing import NamedTuple
 class ErrorRow(NamedTuple):
     """How one kind of failure looks to clients of each dialect.
 
-    `type_` and `code` are OpenAI's; `retry_after` says whether the answer carries `Retry-After`.
+    `type_` and `code` are OpenAI's; `retry_after` says whether the answer carries `Retry-After`, `is_final` whether it
+    says `x-should-retry: false`: the same request will never do better, and clients that retry every 4xx should not.
     """
 
     status: int
@@ -16,6 +17,7 @@ class ErrorRow(NamedTuple):
     code: str | None
     anthropic: str
     retry_after: bool = False
+    is_final: bool = False
 
 
 ERRORS: dict[str, ErrorRow] = {
@@ -29,9 +31,14 @@ ERRORS: dict[str, ErrorRow] = {
     ),
     "model_not_found": ErrorRow(404, "invalid_request_error", "model_not_found", "not_found_error"),
     "too_large": ErrorRow(413, "invalid_request_error", "request_too_large", "request_too_large"),
+    "idempotency_mismatch": ErrorRow(
+        422, "invalid_request_error", "idempotency_mismatch", "invalid_request_error", is_final=True
+    ),
     "queue_full": ErrorRow(429, "rate_limit_exceeded", "queue_full", "overloaded_error", True),
     "no_workers": ErrorRow(503, "server_error", "no_workers", "overloaded_error", True),
     "broker_away": ErrorRow(503, "server_error", "broker_away", "overloaded_error", True),
+    "edge_full": ErrorRow(503, "server_error", "edge_full", "overloaded_error", True),
+    "output_full": ErrorRow(503, "server_error", "output_full", "overloaded_error", True),
     "queue_timeout": ErrorRow(503, "server_error", "queue_timeout", "timeout_error", True),
     "outcome_unknown": ErrorRow(503, "server_error", "outcome_unknown", "api_error", True),
     "draining": ErrorRow(503, "server_error", "draining", "overloaded_error", True),

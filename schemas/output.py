@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from schemas.requests import View
+
 Cause = Literal["first", "worker_dead", "engine_error", "hung", "handoff", "reconnect", "redelivered"]
 """Why an attempt was made."""
 
@@ -62,7 +64,10 @@ class Tail(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Lease(msgspec.Struct, frozen=True, omit_defaults=True, tag="lease", tag_field="t"):
-    """From this record on only its `nonce` may append; stored by CAS on the `ctl` sequence before it."""
+    """From this record on only its `nonce` may append; stored by CAS on the `ctl` sequence before it.
+
+    `view` is the request's: its own message is gone once the request has ended.
+    """
 
     nonce: str
     worker: str
@@ -72,6 +77,7 @@ class Lease(msgspec.Struct, frozen=True, omit_defaults=True, tag="lease", tag_fi
     tokenizer: str = ""
     engine: str = ""
     fingerprint: str = ""
+    view: View | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed", tag_field="t"):

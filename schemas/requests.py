@@ -20,9 +20,24 @@ QUEUE_TIMEOUT_S = "Penstock-Queue-Timeout-S"
 REQUEST_TIMEOUT_S = "Penstock-Request-Timeout-S"
 FINGERPRINT = "Penstock-Fingerprint"
 STREAM = "Penstock-Stream"
+GRACE_S = "Penstock-Grace-S"
+VIEW = "Penstock-View"
 EDGE = "Penstock-Edge"
 TRACEPARENT = "traceparent"
 MSG_ID = "Nats-Msg-Id"
+
+
+class View(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the client that asked wants to see the output: whoever reads it later, at any edge, is shown the same.
+
+    `model` is the name the client knows, `created` is in Unix seconds; `include_usage`: a usage chunk ends the stream.
+    """
+
+    dialect: str = "chat"
+    model: str = ""
+    created: int = 0
+    stream: bool = True
+    include_usage: bool = False
 
 
 class RequestMeta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -30,6 +45,8 @@ class RequestMeta(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `max_tokens` and `cost` count tokens (cost: prompt estimate + max_tokens; 0 = unknown); time-outs are in seconds
     from the broker's time of the message, 0 = the system's default. `stream`: whether somebody reads token by token.
+    `grace_s`: the request is cancelled this long after its last reader left; None: it runs to its end, read or not.
+    `view`: None where no edge published it.
     """
 
     max_tokens: int = 0
@@ -38,8 +55,13 @@ class RequestMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     request_timeout_s: float = 0.0
     fingerprint: str = ""
     stream: bool = True
+    grace_s: float | None = None
+    view: View | None = None
     edge: str = ""
     traceparent: str = ""
+
+
+_view = msgspec.json.Decoder(View)
 
 
 class InvalidMeta(msgspec.Struct, frozen=True):
@@ -64,6 +86,10 @@ def meta_headers(meta: RequestMeta) -> dict[str, str]:
             headers[name] = str(value)
     if not meta.stream:
         headers[STREAM] = "0"
+    if meta.grace_s is not None:
+        headers[GRACE_S] = str(meta.grace_s)
+    if meta.view is not None:
+        headers[VIEW] = msgspec.json.encode(meta.view).decode()
     return headers
 
 
@@ -77,13 +103,17 @@ def parse_meta(headers: Mapping[str, str]) -> RequestMeta | InvalidMeta:
             request_timeout_s=float(headers.get(REQUEST_TIMEOUT_S, 0)),
             fingerprint=headers.get(FINGERPRINT, ""),
             stream=headers.get(STREAM, "1") != "0",
+            grace_s=float(headers[GRACE_S]) if GRACE_S in headers else None,
+            view=_view.decode(headers[VIEW]) if VIEW in headers else None,
             edge=headers.get(EDGE, ""),
             traceparent=headers.get(TRACEPARENT, ""),
         )
     except ValueError as error:
-        return InvalidMeta(f"a Penstock header is not a number: {error}")
+        return InvalidMeta(f"a Penstock header cannot be read: {error}")
     if not (0 <= meta.max_tokens < 1 << 31 and 0 <= meta.cost < 1 << 31):
         return InvalidMeta(f"{MAX_TOKENS} and {COST} must be between 0 and 2^31")
     if not (0 <= meta.queue_timeout_s < 1e9 and 0 <= meta.request_timeout_s < 1e9):
         return InvalidMeta(f"{QUEUE_TIMEOUT_S} and {REQUEST_TIMEOUT_S} must be non-negative seconds")
+    if meta.grace_s is not None and not 0 <= meta.grace_s < 1e9:
+        return InvalidMeta(f"{GRACE_S} must be non-negative seconds")
     return meta

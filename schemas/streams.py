@@ -14,8 +14,18 @@ from schemas.requests import CLASSES, Klass
 
 REQUESTS = "REQUESTS"
 OUTPUT = "OUTPUT"
+DEAD = "DEAD"
 LEADER_BUCKET = "penstock_leader"
 MODELS_BUCKET = "penstock_models"
+CONFIG_BUCKET = "penstock_config"
+"""What all edges must agree on: the secret that makes rids of idempotency keys."""
+
+OUTPUT_REFUSE_AT = 0.80
+OUTPUT_HOLD_AT = 0.90
+OUTPUT_END_AT = 0.95
+"""Shares of OUTPUT's bytes that are taken. From the first on edges refuse new requests, from the second on nothing is
+dispatched, from the third on workers append no tokens and end what runs. What is left is for ctl records: without room
+for END a full stream would stay full."""
 
 MS_PER_S = 1_000
 NS_PER_S = 1_000_000_000
@@ -85,6 +95,26 @@ def output_stream(
             "allow_direct": True,
             "republish": {"src": subjects.OUTPUT_ALL, "dest": subjects.LIVE_ALL},
             "first_seq": first_seq,
+            "num_replicas": replicas,
+        },
+    )
+
+
+def dead_stream(*, dead_bytes_max: int, dead_ttl_s: float, replicas: int = 1) -> StreamSpec:
+    """Poisoned requests, for as long as somebody may want to look at them or send them again."""
+    return StreamSpec(
+        DEAD,
+        {
+            "name": DEAD,
+            "subjects": [subjects.DEAD_ALL],
+            "retention": "limits",
+            "storage": "file",
+            "discard": "old",  # a flood of poison must not keep later poison from being recorded
+            "max_bytes": dead_bytes_max,
+            "max_age": int(dead_ttl_s * NS_PER_S),
+            "max_msgs_per_subject": 1,
+            "duplicate_window": NS_PER_S,  # a letter is written once by CAS on its subject
+            "allow_direct": True,
             "num_replicas": replicas,
         },
     )

@@ -17,8 +17,11 @@ OUTPUT_ALL = f"{ROOT}.out.>"
 LIVE_ALL = f"{ROOT}.live.>"
 CANCEL_ALL = f"{ROOT}.cancel.*.*"
 
+DEAD_ALL = f"{ROOT}.dead.>"
+
 PULL = f"{ROOT}.pull"
 LEADER = f"{ROOT}.leader"
+EDGE = f"{ROOT}.edge"
 
 
 class RequestSubject(NamedTuple):
@@ -97,6 +100,16 @@ def parse_cancel(subject: str) -> tuple[TenantKey, RequestId] | None:
     if len(parts) != 5 or not is_key(parts[3]) or not is_request_id(parts[4]):
         return None
     return TenantKey(parts[3]), RequestId(parts[4])
+
+
+def dead(model: str, tenant: str, rid: str) -> str:
+    """Where a poisoned request is kept: stream DEAD."""
+    return f"{ROOT}.dead.{_key(model)}.{_key(tenant)}.{_rid(rid)}"
+
+
+def dead_of_any_model(rid: str) -> str:
+    """Matches the dead letters of a rid."""
+    return f"{ROOT}.dead.*.*.{_rid(rid)}"
 
 
 # The JetStream API and acknowledgements (subjects of the server, not ours).

@@ -242,7 +242,10 @@ class WorkerCore:
         running = None
         if now >= self._full_pull_at:
             self._full_pull_at = now + self._limits.pull_interval_s
-            running = [Running(attempt.item.rid, attempt.item.ack) for attempt in self._attempts.values()]
+            running = [
+                Running(item.rid, item.ack, item.tenant, item.meta.grace_s)
+                for item in [attempt.item for attempt in self._attempts.values()]
+            ]
         self._pull_at = inf
         self._told_free = self._free
         pull = Pull(

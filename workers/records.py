@@ -40,6 +40,7 @@ def lease_of(item: WorkItem, worker: Worker, nonce: str, cause: Cause) -> Lease:
         tokenizer=worker.capabilities.tokenizer,
         engine=worker.capabilities.engine,
         fingerprint=item.meta.fingerprint,
+        view=item.meta.view,
     )
 
 
