@@ -12,7 +12,9 @@ from edge.pacer import Pacer
 from edge.reader import LogSources
 from edge.relay import Broken, Ended, Tokens
 
-KEEP_ALIVE = b": keep-alive\n\n"
+KEEP_ALIVE = b": keep-alive\n"
+"""A comment line and no empty one: after an `id` an empty line is an event to the official OpenAI client (as its own
+reading of the specification has it), and that event has no JSON in it."""
 
 _HEADERS: list[Header] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

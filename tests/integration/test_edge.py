@@ -168,13 +168,37 @@ async def test_a_waiting_stream_is_kept_alive(world: World) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ")
         await reader.readuntil(b'"role":"assistant"')
-        await reader.readuntil(b": keep-alive\n\n")
-        await reader.readuntil(b": keep-alive\n\n")
+        await reader.readuntil(b": keep-alive\n")
+        await reader.readuntil(b": keep-alive\n")
     attempt = await world.backend.attempt()
     await attempt.end(End(status="ok", n=0))
     async with asyncio.timeout(15):
         await reader.readuntil(b"data: [DONE]\n\n")
     writer.close()
+
+
+async def test_the_openai_package_takes_a_keep_alive_for_no_event(world: World) -> None:
+    """Also after a token, when it has an event id: a comment must not look like an empty event to it."""
+
+    async def work() -> None:
+        attempt = await world.backend.attempt()
+        await attempt.tok("Hello")
+        async with asyncio.timeout(15):
+            await kept_alive.wait()
+        await attempt.tok(" world")
+        await attempt.end(End(status="ok", n=2, usage=USAGE))
+
+    kept_alive = asyncio.Event()
+    async with world.openai as client:
+        worker = asyncio.create_task(work())
+        stream = await client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)
+        pieces: list[str] = []
+        async for chunk in stream:
+            pieces.append(chunk.choices[0].delta.content or "")
+            if pieces[-1] == "Hello":
+                asyncio.get_running_loop().call_later(3 * world.settings.keep_alive_s, kept_alive.set)
+        await worker
+    assert "".join(pieces) == "Hello world"
 
 
 async def test_a_slow_reader_gets_everything_and_costs_little(broker: Broker) -> None:
