@@ -10,7 +10,7 @@ DEMO_STORE := .penstock/demo
 DEMO_START_S := 30
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-integration benchmark check fmt venv clean
+.PHONY: help run demo test test-slow test-integration benchmark check fmt venv clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -27,15 +27,20 @@ demo: $(VENV)/.installed ## start everything on free ports, stream one answer, s
 	done; \
 	$(BIN)/penstock chat --store $(DEMO_STORE) --max-tokens 48 "Tell me about rivers"
 
-test: $(VENV)/.installed-dev ## all tests: unit, contract, integration, acceptance, tidy
+test: $(VENV)/.installed-dev ## all tests: unit, contract, integration, acceptance, tidy; not the slow ones
 	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.installed-dev ## the acceptance tests that take long: 20 s cuts, 15 s pauses, full-size load
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-integration: $(VENV)/.installed-dev ## only the tests against a real broker
 	$(BIN)/python -m pytest tests/contract tests/integration $(ARGS)
 
 benchmark: $(VENV)/.installed-dev ## the measurements of the README; writes bench/results
 	$(BIN)/python -m bench.first_token --out bench/results/first_token.json
-	$(BIN)/python -m bench.worker_kill --out bench/results/worker_kill.json
+	$(BIN)/python -m bench.worker_kill --kills 200 --out bench/results/worker_kill.json
+	$(BIN)/python -m bench.scheduler_failover --out bench/results/scheduler_failover.json
+	$(BIN)/python -m bench.cancel --out bench/results/cancel.json
 
 check: $(VENV)/.installed-dev ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -25,11 +25,22 @@ class Process(NamedTuple):
     pid: int
     ready: bool
 
+    @property
+    def name(self) -> str:
+        """What stays the same when it is started again: `worker-1` of `worker-1-3fa9`."""
+        return self.id if self.role == "broker" else self.id.rpartition("-")[0]
+
 
 class System:
-    """One running `penstock up`."""
+    """One running `penstock up`.
 
-    def __init__(self, store: Path, **settings: object) -> None:
+    `beside(nats_url)` is called as soon as the broker is known, to start what must run next to `up` before everything
+    can be ready: the only worker, say.
+    """
+
+    def __init__(
+        self, store: Path, *, beside: Callable[[str], object] | None = None, **settings: object
+    ) -> None:
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
         self.store = store
         self.log_path = store / "up.log"
@@ -45,6 +56,9 @@ class System:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        if beside is not None:
+            self.wait_until(lambda: self.processes("broker") and self.state()["processes"][0]["ready"], "broker")
+            beside(self.nats_url)
         self.wait_until(
             lambda: self.state() and all(p.ready for p in self.processes()), "everything is ready"
         )
@@ -69,9 +83,18 @@ class System:
         rows = [Process(p["role"], p["id"], p["pid"], p["ready"]) for p in self.state().get("processes", [])]
         return [row for row in rows if role in (None, row.role)]
 
+    @property
+    def monitor_url(self) -> str:
+        """Where the broker tells about itself."""
+        return str(self.state()["monitor_url"])
+
     def kill(self, process: Process) -> None:
         """kill -9, and nothing else."""
         os.kill(process.pid, signal.SIGKILL)
+
+    def terminate(self, process: Process) -> None:
+        """SIGTERM: it drains, and `up` starts another in its place."""
+        os.kill(process.pid, signal.SIGTERM)
 
     def wait_ready(self, role: str, count: int) -> None:
         """Until `count` processes of `role` serve."""
@@ -81,14 +104,13 @@ class System:
 
     def wait_replaced(self, gone: Process) -> None:
         """Until another process has taken the place of `gone` and serves."""
-        self.wait_until(
-            lambda: (
-                all(p.pid != gone.pid for p in self.processes(gone.role))
-                and all(p.ready for p in self.processes())
-                and len(self.processes(gone.role)) > 0
-            ),
-            f"{gone.id} was replaced",
-        )
+
+
+        def is_replaced() -> bool:
+            others = [p for p in self.processes(gone.role) if p.pid != gone.pid]
+            return any(p.name == gone.name for p in others) and all(p.ready for p in self.processes())
+
+        self.wait_until(is_replaced, f"{gone.id} was replaced")
 
     def wait_until(
         self, condition: Callable[[], object], what: str, within_s: float = START_TIMEOUT_S

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import platform
-import statistics
 import tempfile
 from pathlib import Path
 
+from bench.result_file import seconds, write_result
 from bench.system import Process, System
 from bench.transcript import assert_whole, stream
 from infra.bus import Bus
@@ -42,9 +39,7 @@ def main() -> None:
             finally:
                 system.stop()
         print(f"{arguments.kills} kills, {workers} worker(s): {summary(stalls_s[f'{workers} workers'])}")
-    if arguments.out:
-        machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()}
-        arguments.out.write_text(json.dumps({"machine": machine, "stalls_s": stalls_s}) + "\n")
+    write_result(arguments.out, stalls_s=stalls_s)
 
 
 def kill_workers(system: System, kills: int) -> list[float]:
@@ -70,7 +65,7 @@ def kill_workers(system: System, kills: int) -> list[float]:
 
 def summary(stalls: list[float]) -> str:
     """The line that is printed."""
-    return f"stall p50 {statistics.median(stalls):.2f} s, max {max(stalls):.2f} s"
+    return f"stall {seconds(stalls)}"
 
 
 def worker_of(system: System, rid: str) -> Process:

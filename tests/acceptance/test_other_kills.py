@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
-
 import openai
 import pytest
 
@@ -18,6 +16,7 @@ from schemas.log import fold
 from schemas.output import End
 from schemas.streams import REQUESTS
 from tests.acceptance.conftest import StartSystem
+from tests.acceptance.streams import Streams
 
 STREAMS = 16
 TOKENS = 150
@@ -26,38 +25,6 @@ TOKENS = 150
 @pytest.fixture(scope="module")
 def system(start_system: StartSystem) -> System:
     return start_system(edges=2, workers=2, itl_ms=10, ttft_ms=5)
-
-
-class Streams:
-    """Some streams at once, each in a thread; `flowing` once all of them have their first text."""
-
-    def __init__(self, system: System, name: str) -> None:
-        self.prompts = [f"{name} {number}" for number in range(STREAMS)]
-        self.rids: dict[str, None] = {}
-        self._pool = ThreadPoolExecutor(STREAMS)
-        self._futures = [self._pool.submit(stream, system.url, p, TOKENS, self._note) for p in self.prompts]
-        system.wait_until(lambda: len(self.rids) == STREAMS, "all streams flow")
-
-    def _note(self, rid: str, _pieces: int) -> None:
-        self.rids[rid] = None
-
-    def results(self) -> list[Transcript | openai.APIError]:
-        """What each client got, or the error it raised."""
-        results: list[Transcript | openai.APIError] = []
-        for future in self._futures:
-            error = future.exception()
-            if error is None:
-                results.append(future.result())
-            else:
-                assert isinstance(error, openai.APIError), error
-                results.append(error)
-        self._pool.shutdown()
-        return results
-
-    def assert_all_whole(self) -> None:
-        for prompt, result in zip(self.prompts, self.results(), strict=True):
-            assert isinstance(result, Transcript), result
-            assert_whole(result, prompt, TOKENS)
 
 
 def test_a_killed_scheduler_is_not_noticed_by_running_streams(system: System) -> None:
