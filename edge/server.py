@@ -21,6 +21,12 @@ BACKLOG = 4096
 KEEP_ALIVE_TIMEOUT_S = 75
 """Longer than clients keep idle connections in their pools, so that they never write into a closed one."""
 
+LINGER_S = 0.5
+"""Open connections are still answered for this long after new ones are taken no more, each for the last time: a client
+may have sent its next request already, and to close on it would fail a request that nobody refused."""
+
+LINGER_POLL_S = 0.02
+
 LAST_WORDS_S = 3.0
 """Before the end of a drain: time to tell the streams that are still open, and to cancel their requests."""
 
@@ -35,7 +41,11 @@ async def serve(context: RoleContext) -> None:
     # Its siblings on this port know the models already; one that does not would turn their requests away.
     await edge.first_word(LEADER_SILENT_S)
     last_words_s = min(LAST_WORDS_S, settings.drain_timeout_s / 2)
-    server = Server(edge, shutdown_timeout_s=settings.drain_timeout_s - last_words_s / 2)
+    server = Server(
+        edge,
+        linger_s=min(LINGER_S, settings.drain_timeout_s / 10),
+        shutdown_timeout_s=settings.drain_timeout_s - last_words_s / 2,
+    )
     serving = context.spawn(server.serve(sockets=[listener]), "http")
     await server.accepting.wait()
     edge.when_ready(context.ready)
@@ -67,7 +77,7 @@ class Server(uvicorn.Server):
     `shutdown_timeout_s`: connections that are still open then are dropped; one whose client never reads never closes.
     """
 
-    def __init__(self, edge: Edge, *, shutdown_timeout_s: float) -> None:
+    def __init__(self, edge: Edge, *, linger_s: float, shutdown_timeout_s: float) -> None:
         super().__init__(
             uvicorn.Config(
                 EdgeApp(edge),
@@ -85,11 +95,22 @@ class Server(uvicorn.Server):
             )
         )
         self.accepting = asyncio.Event()
+        self._linger_s = linger_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Sets `accepting` once connections are taken."""
         await super().startup(sockets)
         self.accepting.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes no new connections, says on the open ones that each answer is the last, and then what uvicorn does."""
+        for server in self.servers:
+            server.close()
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        linger_until = asyncio.get_running_loop().time() + self._linger_s
+        while self.server_state.connections and asyncio.get_running_loop().time() < linger_until:
+            await asyncio.sleep(LINGER_POLL_S)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

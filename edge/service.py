@@ -114,8 +114,6 @@ class Edge:
         body = dialect.decode(raw)
         if isinstance(body, Problem):
             return refuse(body, arrival.rid)
-        if self.draining:
-            return refuse(Problem("draining", "this server is going away"), arrival.rid)
         admitted = admit(arrival, body, self.registry, edge=self.name, now=self.now())
         if isinstance(admitted, Problem):
             return refuse(admitted, arrival.rid)

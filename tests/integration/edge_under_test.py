@@ -192,7 +192,7 @@ async def edge_on(settings: Settings) -> AsyncIterator[World]:
     async with backend_on(settings) as backend:
         bus = await Bus.connect(settings.nats_url, name="edge", fail=failures.append)
         edge = Edge(settings, bus, name="edge-test", fail=failures.append)
-        server = Server(edge, shutdown_timeout_s=5)
+        server = Server(edge, linger_s=0.1, shutdown_timeout_s=5)
         listener = listen("127.0.0.1", 0)
         port = listener.getsockname()[1]
         serving = asyncio.create_task(server.serve(sockets=[listener]))

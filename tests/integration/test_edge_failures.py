@@ -259,20 +259,35 @@ async def test_a_stopping_edge_finishes_its_streams(broker: Broker, free_port: i
         await attempt.tok("one")
         edge.terminate()
 
-        async def is_closed() -> bool:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", free_port)
-            except OSError:
-                return True
-            writer.close()
-            return False
-
         async with asyncio.timeout(10):
-            while not await is_closed():
-                await asyncio.sleep(0.01)
+            await refuses_connections(free_port)
         await attempt.tok("two")
         await attempt.end(End(status="ok", n=2))
         assert re.findall(r'"content":"(\w+)"', (await asking).text) == ["one", "two"]
+        assert await asyncio.wait_for(edge.wait(), 10) == 0
+
+
+async def test_what_comes_on_an_open_connection_during_a_drain_is_answered_for_the_last_time(
+    broker: Broker, free_port: int, tmp_path: Path
+) -> None:
+    """Its client could not know: a request that it has sent already must not fail."""
+    async with (
+        backend_on(load_settings({"nats_url": broker.url})) as backend,
+        process(broker, free_port, tmp_path / "log", drain_timeout_s=10) as edge,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{free_port}", timeout=20) as http,
+    ):
+        before = await http.get("/health")
+        assert before.headers.get("connection") is None
+        edge.terminate()
+        async with asyncio.timeout(10):
+            await refuses_connections(free_port)
+        asking = asyncio.create_task(http.post(CHAT, json={**BODY, "stream": True}))
+        attempt = await backend.attempt()
+        await attempt.tok("one")
+        await attempt.end(End(status="ok", n=1))
+        answer = await asking
+        assert re.findall(r'"content":"(\w+)"', answer.text) == ["one"]
+        assert answer.headers["connection"] == "close"
         assert await asyncio.wait_for(edge.wait(), 10) == 0
 
 
@@ -291,6 +306,17 @@ async def test_a_drain_ends_in_time_and_says_so(broker: Broker, free_port: int, 
         assert text.endswith("data: [DONE]\n\n")
         assert (await backend.end_of(attempt)).status == "cancelled"
         assert await asyncio.wait_for(edge.wait(), 10) == 0
+
+
+async def refuses_connections(port: int) -> None:
+    """Returns once nobody listens any more."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return
+        writer.close()
+        await asyncio.sleep(0.01)
 
 
 async def test_a_client_that_never_reads_delays_no_drain(
