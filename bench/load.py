@@ -24,12 +24,18 @@ class Outcome(NamedTuple):
 
 
 class Load:
-    """`clients` threads from the constructor until `stop`. `retries`: what the official client repeats by itself."""
+    """`clients` threads from the constructor until `stop`.
 
-    def __init__(self, url: str, *, clients: int, tokens: int, retries: int = 0) -> None:
+    `retries`: how often the official client repeats a request by itself; `fresh`: each request on a new connection.
+    """
+
+    def __init__(
+        self, url: str, *, clients: int, tokens: int, retries: int = 0, fresh: bool = False
+    ) -> None:
         self._url = url
         self._tokens = tokens
         self._retries = retries
+        self._idle_connections_max = 0 if fresh else 1
         self._stopping = threading.Event()
         self.outcomes: list[Outcome] = []
         self._pool = ThreadPoolExecutor(clients)
@@ -49,8 +55,12 @@ class Load:
         return Counter(outcome.kind for outcome in self.outcomes)
 
     def _one_client(self, number: int) -> None:
+        limits = httpx.Limits(max_keepalive_connections=self._idle_connections_max)
         client = OpenAI(
-            base_url=f"{self._url}/v1", api_key="unused", max_retries=self._retries, timeout=60
+            base_url=f"{self._url}/v1",
+            api_key="unused",
+            max_retries=self._retries,
+            http_client=httpx.Client(limits=limits, timeout=60),
         )
         with client:
             turn = 0

@@ -15,8 +15,11 @@ from tests.acceptance.streams import Streams
 from tests.acceptance.tap import assert_clean
 
 ITL_MS = 20
-SLOTS = 8
-"""Fewer than streams, so that some wait and the leader holds deliveries."""
+SLOTS = 12
+STREAMS = 20
+WAITING = 8
+"""Both workers' slots are less than all of them, so that the leader holds deliveries; and more than the streams, so that
+some of a paused worker's requests go on elsewhere while the others wait for it."""
 
 IMPATIENT = {"ack_wait_s": 2, "worker_silent_s": 1, "leader_ttl_s": 1, "leader_interval_s": 0.2}
 
@@ -39,8 +42,8 @@ def stop_and_continue(system: System, process: Process, pause_s: float) -> list[
     """Pauses `process` under streams, some of which wait; all must be exact. The rids of everything that ran."""
     name = f"pause {process.id}"
     tokens = int((pause_s + 1) * 1000 / ITL_MS)
-    streams = Streams(system, name, count=2 * SLOTS, tokens=tokens)
-    waiting = Streams(system, f"{name} waiting", count=SLOTS, tokens=20, flowing=False)
+    streams = Streams(system, name, count=STREAMS, tokens=tokens)
+    waiting = Streams(system, f"{name} waiting", count=WAITING, tokens=20, flowing=False)
     with paused(process.pid):
         time.sleep(pause_s)  # what is tested is that this long a pause does no harm
     transcripts = streams.assert_all_whole() + waiting.assert_all_whole()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bench.load import Load
@@ -31,12 +33,18 @@ def restart_all(system: System, load: Load) -> list[str]:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    ("clients", "rounds"), [(8, 1), pytest.param(24, 3, marks=pytest.mark.slow)], ids=["short", "long"]
+    ("clients", "rounds", "options"),
+    [
+        pytest.param(8, 1, {}, id="short"),
+        pytest.param(24, 3, {}, id="long", marks=pytest.mark.slow),
+        # A new connection that the kernel gave to an edge which closes at that moment is reset: hence the retries.
+        pytest.param(24, 3, {"fresh": True, "retries": 2}, id="new connections", marks=pytest.mark.slow),
+    ],
 )
 def test_no_request_fails_while_everything_is_restarted(
-    system: System, clients: int, rounds: int, capsys: pytest.CaptureFixture[str]
+    system: System, clients: int, rounds: int, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    load = Load(system.url, clients=clients, tokens=TOKENS)
+    load = Load(system.url, clients=clients, tokens=TOKENS, **options)
     system.wait_until(lambda: load.whole >= clients, "every client had an answer")
     restarted = [name for _ in range(rounds) for name in restart_all(system, load)]
     counts = load.stop()
