@@ -17,9 +17,6 @@ TRY_TIMEOUT_S = 1.0
 
 RETRY_WAIT_S = 0.1
 
-HEADER_BYTES_MAX = 4096
-"""Room for our own headers below the broker's message limit; they take under 1 KiB."""
-
 
 class Publisher:
     """`timeout_s` bounds all tries of one request."""

@@ -23,7 +23,7 @@ from edge.openai_bodies import Body, decode_chat, decode_completion
 from edge.openai_chat import ChatShape
 from edge.openai_completions import CompletionShape
 from edge.problem_response import ProblemResponse
-from edge.publisher import HEADER_BYTES_MAX, Publisher
+from edge.publisher import Publisher
 from edge.reader import LogSources
 from edge.registry import Registry
 from edge.whole_answer import WholeAnswer
@@ -34,7 +34,7 @@ from infra.logs import get_logger
 from infra.output_log import OutputLog
 from infra.settings import Settings
 from schemas import subjects
-from schemas.dispatch import decode_leader
+from schemas.dispatch import WORK_OVERHEAD_BYTES, decode_leader
 from schemas.ids import ANONYMOUS, RequestId, request_id
 
 GIVE_UP_MARGIN_S = 30.0
@@ -100,8 +100,8 @@ class Edge:
 
     @property
     def body_bytes_max(self) -> int:
-        """Largest body taken: the setting, or what the connected broker can carry."""
-        return min(self._request_bytes_max, self.bus.max_payload - HEADER_BYTES_MAX)
+        """Largest body taken: the setting, or what the connected broker can carry to a worker."""
+        return min(self._request_bytes_max, self.bus.max_payload - WORK_OVERHEAD_BYTES)
 
     @property
     def ready(self) -> bool:

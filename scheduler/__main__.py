@@ -11,12 +11,7 @@ from infra.lifecycle import RoleContext, run_role
 from infra.settings import Settings
 from scheduler.limits import Limits
 from scheduler.service import SchedulerService
-from schemas import streams
-
-WORK_OVERHEAD_BYTES = 128 * 1024
-"""Of a message to a worker, kept free for what stands beside the bodies: ~400 bytes for each of a batch of up to 64,
-and headers of a direct publisher, of which the broker allows 64 KB per request."""
-
+from schemas import dispatch, streams
 
 async def serve(context: RoleContext) -> None:
     """Runs a scheduler until it is told to stop, then hands leadership over at once."""
@@ -70,7 +65,7 @@ async def ensure_streams(js: JetStream, settings: Settings) -> None:
 
 def limits_of(settings: Settings, *, payload_max: int) -> Limits:
     """The settings the core decides by. What goes to a worker must fit into one message of at most `payload_max`."""
-    room = max(1, payload_max - WORK_OVERHEAD_BYTES)
+    room = max(1, payload_max - dispatch.WORK_OVERHEAD_BYTES)
     return Limits(
         queue_timeout_s=settings.queue_timeout_s,
         request_timeout_s=settings.request_timeout_s,

@@ -20,6 +20,11 @@ Answer = Literal["accepted", "full", "draining", "mine", "done"]
 """What a worker says to an offered request: runs it; no slot; going away; already runs it (now with this delivery);
 found its END."""
 
+WORK_OVERHEAD_BYTES = 128 * 1024
+"""Of a message to a worker, kept free for what stands beside the bodies: ~400 bytes for each of a batch of up to 64,
+and headers of a direct publisher, of which the broker allows 64 KB per request. A body that does not fit into the rest
+of the broker's largest message can be queued but never run, so edges do not take it."""
+
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model as a worker serves it. `context_tokens_max` bounds prompt + output."""
