@@ -254,8 +254,11 @@ class Relay:
         """Whether an END tells by itself that all text before it is here."""
         if self._whole and end.text is not None:
             return True
-        same_lease = self._known_lease <= self._lease
-        return same_lease and end.n is not None and self._have >= end.n - _length(end.tail)
+        if end.n is None or self._known_lease > self._lease:
+            return False
+        # Under another lease than that of the text so far, the log may have been lost and begun again in between.
+        is_same_text = self._have == 0 or end.lease in (0, self._lease)
+        return is_same_text and self._have >= end.n - _length(end.tail)
 
     def _close(self, end: End) -> list[Output]:
         outputs: list[Output] = []

@@ -100,11 +100,13 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag="en
     `reason` is a key of `schemas.errors.ERRORS` when the status is not ok, `message` says it in words to the client.
     `n` counts all tokens including `tail`; `sha256` is over `text_of_choices` of the whole output, hex. An END written
     by anyone else (a canceller, the scheduler) carries none of these: an append may have been in flight, so its text
-    is the fold of the log up to END's own sequence.
+    is the fold of the log up to END's own sequence. `lease` is the sequence of the attempt's own lease, as in `Tok`;
+    0: not told.
     """
 
     status: Status
     nonce: str = ""
+    lease: int = 0
     reason: str = ""
     message: str = ""
     fingerprint: str = ""

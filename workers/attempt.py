@@ -222,7 +222,7 @@ class Attempt:
             first_token_ms=round((first_token_at - self._accepted_at) * 1e3, 3),
             total_ms=round((now - self._accepted_at) * 1e3, 3),
         )
-        record = records.end_of_owner(end, self.item, self._tokens, timings, self._nonce)
+        record = records.end_of_owner(end, self.item, self._tokens, timings, self._nonce, self._lease_seq)
         return self._finish("end", record, now)
 
     def _finish(

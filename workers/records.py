@@ -98,16 +98,17 @@ def end_invalid(item: WorkItem, event: EngineFailed) -> End:
     return _end(item, event.reason, event.error)
 
 
-def end_of_owner(end: End, item: WorkItem, tokens: Tokens, timings: Timings, nonce: str) -> End:
+def end_of_owner(end: End, item: WorkItem, tokens: Tokens, timings: Timings, nonce: str, lease: int) -> End:
     """`end` with what only the owner of the lease can say. Of a log with a hole it cannot say the text."""
     if tokens.logged.hole:
-        return replace(end, nonce=nonce, attempts=item.attempt, timings=timings)
+        return replace(end, nonce=nonce, lease=lease, attempts=item.attempt, timings=timings)
     whole, rest = tokens.whole(), tokens.rest()
     text_bytes = whole.text_bytes
     is_text_told = not item.meta.stream and len(text_bytes) <= END_TEXT_BYTES_MAX
     return replace(
         end,
         nonce=nonce,
+        lease=lease,
         attempts=item.attempt,
         timings=timings,
         n=len(whole.ids),

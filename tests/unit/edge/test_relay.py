@@ -210,6 +210,26 @@ def test_a_lost_log_is_not_hidden_by_an_end_of_the_same_length() -> None:
     assert isinstance(relay.stored(Entry(21, tok(0, "other", lease=20, count=3)))[0], Broken)
 
 
+def test_an_end_under_an_unseen_lease_does_not_prove_that_the_log_was_not_lost() -> None:
+    relay = started(Relay(0.0), 1)
+    # Lost after token 0 and begun again by another attempt; of that only END comes live.
+    end = End(status="ok", lease=20, n=2, tail=Tail(1, [9], [Delta("other")]))
+    assert relay.live_ctl(end, 1.0) == [Replay(1)]
+    assert isinstance(relay.stored(Entry(21, tok(0, "another", lease=20)))[0], Broken)
+
+
+def test_an_end_under_the_lease_of_the_text_proves_itself() -> None:
+    relay = started(Relay(0.0), 3)
+    end = End(status="ok", lease=10, n=3)
+    assert relay.live_ctl(end, 1.0) == [Ended(end, 3)]
+
+
+def test_an_end_under_any_lease_proves_itself_where_nothing_was_shown() -> None:
+    relay = Relay(0.0)
+    end = End(status="ok", lease=20, n=1, tail=Tail(0, [0], [Delta("x")]))
+    assert relay.live_ctl(end, 1.0) == [Tokens(1, [Delta("x")]), Ended(end, 1)]
+
+
 def test_an_end_shorter_than_what_was_sent_breaks_the_stream() -> None:
     relay = started(Relay(0.0), 4)
     assert isinstance(relay.live_ctl(OK, 0.0)[0], Broken)

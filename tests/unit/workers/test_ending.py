@@ -44,7 +44,7 @@ def test_a_short_request_needs_a_lease_and_an_end() -> None:
     assert end.tail == Tail(0, [1, 2], [Delta("aé")])
     assert (end.status, end.n, end.sha256) == ("ok", 2, hashlib.sha256("aé".encode()).hexdigest())
     assert (end.usage, end.finish_reasons, end.text) == (USAGE, ["stop"], ["aé"])
-    assert (end.nonce, end.attempts, end.fingerprint) == (nonce, 1, "f")
+    assert (end.nonce, end.lease, end.attempts, end.fingerprint) == (nonce, 10, 1, "f")
     assert end.timings is not None
     assert (end.timings.first_token_ms, end.timings.total_ms) == (20.0, 40.0)
     assert one(harness.stored(11), Ack).ack == f"ack.{RID}.1"
