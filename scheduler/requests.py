@@ -295,6 +295,7 @@ class Requests:
                     age_s=self.now - held.arrived,
                     meta=held.meta,
                     body=held.body,
+                    klass=held.klass,
                 )
             )
         self._offers[worker, seq] = _Offer(batch, self.now + self._limits.offer_timeout_s, returning)

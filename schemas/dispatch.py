@@ -14,7 +14,7 @@ import msgspec
 
 from schemas.ids import ANONYMOUS
 from schemas.output import Cause
-from schemas.requests import RequestMeta
+from schemas.requests import Klass, RequestMeta
 
 Answer = Literal["accepted", "full", "draining", "mine", "done"]
 """What a worker says to an offered request: runs it; no slot; going away; already runs it (now with this delivery);
@@ -68,6 +68,7 @@ class WorkItem(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `ctl_seq` is the sequence of the request's last ctl record (0: none, a first delivery): what a lease must expect.
     `age_s` is how old the message was when it was sent on, by the broker's clock: deadlines count from there.
+    `klass` is where it was queued.
     """
 
     rid: str
@@ -79,6 +80,7 @@ class WorkItem(msgspec.Struct, frozen=True, omit_defaults=True):
     age_s: float
     meta: RequestMeta
     body: bytes
+    klass: Klass = "standard"
 
 
 class Work(msgspec.Struct, frozen=True):
