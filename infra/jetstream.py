@@ -6,7 +6,7 @@ streams, consumers, stored reads, pulls, acknowledgements, buckets.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,6 +23,8 @@ IN_PROCESS = 10164
 """A replicated stream still works on a message with the same expectation: send the same bytes again."""
 FULL = 10077
 """A limit of the stream was reached; nothing was stored."""
+TOO_LARGE = 10054
+"""The message is larger than the stream, or the server, takes one."""
 SERVICE_UNAVAILABLE = 503
 """Nobody answers for the stream right now (an election, or it does not exist)."""
 
@@ -116,8 +118,10 @@ def decode_puback(headers: bytes, payload: bytes) -> PubAck:
     return PubAck(err_code=answer.error.err_code or answer.error.code, description=answer.error.description)
 
 
-def expect_headers(last_seq: int) -> bytes:
+def expect_headers(last_seq: int, others: Mapping[str, str] | None = None) -> bytes:
     """CAS: stored only if `last_seq` is the last sequence of the subject published to (0: it has none)."""
+    if others:
+        return wire.encode_headers({"Nats-Expected-Last-Subject-Sequence": str(last_seq), **others})
     return b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: %d\r\n\r\n" % last_seq
 
 

@@ -4,12 +4,15 @@
            lease stored           the log fits
 leasing ────────────────▶ reading ────────────▶ running ────────▶ finishing ────────▶ settled
    ▲ └─ a first lease: nothing to read ───────────▲ │   END, failed or handoff
-   └──────── fenced, but ours is the newer delivery ┘   is being stored
+   │                         │ poison             │ │   is being stored
+   │                         └──────▶ burying ────┘ │
+   └──────── fenced, but ours is the newer delivery ┘
 ```
 
-At most one publish is in flight. What the engine makes meanwhile waits in `Tokens`, and `_advance` decides what is
-stored next. How the attempt will end is noted once, in `_closing`: the ctl record that is stored last. A publish that
-is refused with 10071 is parked while the last ctl record is read, and that record alone decides what follows.
+At most one publish is in flight. What the engine makes meanwhile waits in the draft, which also says what is stored
+next and, once that is decided, how the attempt ends. A publish that is refused with 10071 is parked while the last ctl
+record is read, and that record alone decides what follows. A poisoned request is copied to DEAD before its END is
+stored: what is lost between the two is done again by the next attempt.
 """
 
 from __future__ import annotations
@@ -17,17 +20,21 @@ from __future__ import annotations
 from math import inf
 from typing import Literal
 
+from schemas import subjects
 from schemas.dispatch import WorkItem
 from schemas.log import Entry, Fold, fold
-from schemas.output import Cause, CtlRecord, End, Failed, Handoff, Lease, Timings, Tok, encode
+from schemas.output import Cause, CtlRecord, End, Handoff, encode
 from workers import records
-from workers.engines.base import EngineFailed, EngineFinished, EngineOutput, EngineRequest, Prefix
+from workers.draft import Closing, Draft
+from workers.engines.base import EngineFailed, EngineFinished, EngineOutput
 from workers.events import (
     Ack,
     Action,
     AttemptEvent,
     CancelHinted,
     CtlRead,
+    Kind,
+    LetterLost,
     LogRead,
     Nak,
     Outcome,
@@ -35,19 +42,25 @@ from workers.events import (
     ReadFailed,
     Refused,
     Settled,
-    StartEngine,
-    StopEngine,
     Stored,
 )
+from workers.fence import after_refusal
 from workers.holding import Holding
+from workers.letters import letter_headers
 from workers.limits import Worker
-from workers.outbox import Outbox
-from workers.tokens import Tokens
+from workers.outbox import FULL, FULL_RETRY_S, TOO_LARGE, WRONG_LAST, Outbox
+from workers.run import Run
 
 FAILED_NAK_S = 0.2
 """A request whose engine raised comes back this late: the engine gets a moment to recover, a client hardly waits."""
 
-State = Literal["leasing", "reading", "running", "finishing", "settled"]
+NO_ROOM_NAK_S = 5.0
+"""A request for whose records OUTPUT has no room comes back this late: room is made by ageing records, not by tries."""
+
+LETTER_TRIES_MAX = 10
+"""At `append_timeout_s` apart they outlast an election (4 to 9 s, measured); then END is more urgent than the copy."""
+
+State = Literal["leasing", "reading", "running", "burying", "finishing", "settled"]
 
 
 class Attempt:
@@ -63,15 +76,11 @@ class Attempt:
         self._worker = worker
         self._outbox = Outbox(item, worker, self.key)
         self._holding = Holding(limits.ack_wait_s, now)
-        self._tokens = Tokens(Fold())
-        self._closing: End | Failed | Handoff | None = None
         self._nonce = ""
         self._lease_seq = 0
-        self._run = 0
-        self._run_at = self._accepted_at = now
-        self._first_token_at: float | None = None
-        self._append_at = now if item.meta.stream else now + limits.append_interval_s
-        self._flush_at = inf
+        self.run = Run(self.key, worker, now)
+        append_at = now if item.meta.stream else now + limits.append_interval_s
+        self._draft = Draft(worker, self.run, append_at)
         timeout_s = min(item.meta.request_timeout_s or limits.request_timeout_s, limits.request_timeout_max_s)
         self._deadline = now + timeout_s - item.age_s
         # Past its deadline only END is left to store. If that takes longer than a redelivery, others will do it.
@@ -81,13 +90,12 @@ class Attempt:
     def due(self) -> float:
         """When `tick` wants to be called."""
         return min(
-            self._outbox.retry_at, self._holding.sign_at, self._flush_at, self._deadline, self._give_up_at
+            self._outbox.retry_at,
+            self._holding.sign_at,
+            self._draft.flush_at,
+            self._deadline,
+            self._give_up_at,
         )
-
-    @property
-    def on_engine_since(self) -> float | None:
-        """Since when the engine owes this request tokens; None: it does not."""
-        return self._run_at if self._run else None
 
     def accept(self, now: float) -> list[Action]:
         """Begins. The lease leaves before the engine starts; a request that is over already gets its END at once."""
@@ -95,7 +103,7 @@ class Attempt:
         verdict = records.end_at_accept(item, self._worker.limits, is_late=now >= self._deadline)
         if verdict is not None:
             self._deadline = inf
-            self._closing = verdict
+            self._draft.closing = verdict
             self.state = "finishing"
             return self._outbox.send("end", item.ctl_seq, encode(verdict), now)
         self.occupies = True
@@ -111,20 +119,19 @@ class Attempt:
     def handle(self, event: AttemptEvent, now: float) -> list[Action]:
         """Anything that happens to this request. What answers an older run, publish or read is ignored."""
         match event:
-            case EngineOutput() if event.run == self._run:
+            case EngineOutput() if event.run == self.run.number:
                 assert event.ids, "text without a token could not be told from its repeat"
-                if self._first_token_at is None:
-                    self._first_token_at = now
-                self._tokens.push(event.ids, event.deltas)
+                self.run.spoke(now)
+                self._draft.tokens.push(event.ids, event.deltas)
                 return self._advance(now)
             case Stored() if self._publish_op == event.op:
                 return self._on_stored(event.seq, now)
             case Refused() if self._publish_op == event.op:
-                return self._outbox.refused(event, now)
-            case EngineFinished() if event.run == self._run:
+                return self._on_refused(event, now)
+            case EngineFinished() if event.run == self.run.number:
                 return self._on_finished(event, now)
-            case EngineFailed() if event.run == self._run:
-                return self._on_engine_failed(event, now)
+            case EngineFailed() if event.run == self.run.number:
+                return self._close(records.closing_after(event, self.item), now)
             case CtlRead() if self._outbox.is_reading(event.op):
                 return self._on_ctl(event.seq, event.record, now)
             case LogRead() if self._outbox.is_reading(event.op):
@@ -147,7 +154,7 @@ class Attempt:
             actions += self._show_progress(now)
         if now >= self._outbox.retry_at:
             actions += self._retry(now)
-        if now >= self._flush_at:
+        if now >= self._draft.flush_at:
             actions += self._advance(now)
         return actions
 
@@ -161,21 +168,26 @@ class Attempt:
         """Gives the request back to be continued elsewhere, once what it made is in the log."""
         return self._close(Handoff(nonce="", n=0), now)
 
+    def cut_off(self, now: float) -> list[Action]:
+        """OUTPUT has no room for more tokens: the request ends with what the log has, unless it is ending already."""
+        return self._close(records.end_output_full(self.item), now)
+
     def check(self) -> None:
         """Asserts the invariants."""
-        self._tokens.check()
+        self._draft.tokens.check()
         self._outbox.check()
         kind = None if self._outbox.publish is None else self._outbox.publish.kind
         expected = {
             "leasing": ("lease",),
             "reading": (None,),
             "running": (None, "append"),
+            "burying": ("dead",),
             "finishing": ("end", "failed", "handoff"),
             "settled": (None,),
         }
         assert kind in expected[self.state], f"{kind} is published while {self.state}"
         assert self.state != "running" or self._lease_seq > 0, "no append without a lease"
-        assert self._run == 0 or self.occupies, "what runs on the engine takes a slot"
+        assert self.run.number == 0 or self.occupies, "what runs on the engine takes a slot"
         assert self.state != "settled" or not self.occupies
 
     @property
@@ -185,52 +197,16 @@ class Attempt:
     # What is stored next.
 
     def _advance(self, now: float) -> list[Action]:
-        self._flush_at = inf
+        self._draft.flush_at = inf
         if self.state != "running" or self._outbox.publish is not None:
             return []
-        tokens = self._tokens
-        match self._closing:
-            case None:
-                if not tokens.has_waiting:
-                    return []
-                if now < self._append_at:
-                    self._flush_at = self._append_at
-                    return []
-                return self._append(now)
-            case End() as end:
-                fits = tokens.fit(self._worker.limits.append_bytes_max)
-                return self._end(end, now) if fits else self._append(now)
-            case Failed() as failed:
-                record: CtlRecord = Failed(nonce=self._nonce, error=failed.error)
-                return self._finish("failed", record, now)
-            case Handoff():
-                record = Handoff(nonce=self._nonce, n=tokens.off)
-                return self._append(now) if tokens.has_waiting else self._finish("handoff", record, now)
-
-    def _append(self, now: float) -> list[Action]:
-        if not self.item.meta.stream:
-            self._append_at = now + self._worker.limits.append_interval_s
-        off = self._tokens.off
-        ids, deltas = self._tokens.take(self._worker.limits.append_bytes_max)
-        return self._outbox.send(
-            "append", self._lease_seq, encode(Tok(self._lease_seq, off, ids, deltas)), now
-        )
-
-    def _end(self, end: End, now: float) -> list[Action]:
-        first_token_at = now if self._first_token_at is None else self._first_token_at
-        timings = Timings(
-            first_token_ms=round((first_token_at - self._accepted_at) * 1e3, 3),
-            total_ms=round((now - self._accepted_at) * 1e3, 3),
-        )
-        record = records.end_of_owner(end, self.item, self._tokens, timings, self._nonce, self._lease_seq)
-        return self._finish("end", record, now)
-
-    def _finish(
-        self, kind: Literal["end", "failed", "handoff"], record: CtlRecord, now: float
-    ) -> list[Action]:
-        """Stores the attempt's last record, by CAS on its own lease."""
-        self.state = "finishing"
-        return self._outbox.send(kind, self._lease_seq, encode(record), now)
+        following = self._draft.next(self.item, self._lease_seq, self._nonce, now)
+        if following is None:
+            return []
+        released = [] if self._draft.closing is None else self._release()
+        if following.kind != "append":
+            self.state = "finishing"
+        return [*released, *self._outbox.send(following.kind, self._lease_seq, following.body, now)]
 
     def _lease(self, expect: int, cause: Cause, now: float) -> list[Action]:
         """Asks for the lease after ctl record `expect`. What was in flight under an older lease is sorted out later,
@@ -243,26 +219,32 @@ class Attempt:
 
     def _retry(self, now: float) -> list[Action]:
         publish = self._outbox.publish
-        is_lease = publish is not None and publish.kind == "lease" and not self._outbox.is_parked
-        if is_lease and not self._holding.is_held(now):
-            return self._settle("fenced")
+        if publish is not None and not self._outbox.is_parked:
+            if publish.kind == "lease" and not self._holding.is_held(now):
+                return self._settle("fenced")
+            if publish.kind == "dead" and self._outbox.tries >= LETTER_TRIES_MAX:
+                return self._go_on_without_letter(0, now)
         return self._outbox.retry(now)
 
-    def _close(self, closing: End | Failed | Handoff, now: float) -> list[Action]:
-        """Notes how the attempt ends, if that is not decided yet. The engine is not needed for it."""
-        if self._closing is not None:
+    def _close(self, closing: Closing, now: float) -> list[Action]:
+        """Notes how the attempt ends, if that is not decided yet."""
+        if self._draft.closing is not None:
             return []
-        self._closing = closing
+        self._draft.closing = closing
+        return [*self._release(), *self._advance(now)]
+
+    def _release(self) -> list[Action]:
+        """The engine is not needed for what is left to do."""
         self.occupies = False
-        return [*self._stop_engine(), *self._advance(now)]
+        return self.run.stop()
 
     # What the broker and the log say.
 
     def _on_stored(self, seq: int, now: float) -> list[Action]:
-        publish = self._outbox.stored()
+        publish = self._outbox.answered()
         match publish.kind:
             case "append":
-                self._tokens.stored()
+                self._draft.tokens.stored()
                 return self._advance(now)
             case "lease":
                 self._lease_seq = seq
@@ -270,6 +252,9 @@ class Attempt:
                     return self._continue([], now)
                 self.state = "reading"
                 return self._outbox.read_log(seq)
+            case "dead":
+                self.state = "running"
+                return self._advance(now)
             case "end":
                 return self._settle("ended", Ack(self.item.ack))
             case "failed":
@@ -277,26 +262,50 @@ class Attempt:
             case "handoff":
                 return self._give_back("handed_off", 0.0, now)
 
+    def _on_refused(self, event: Refused, now: float) -> list[Action]:
+        publish = self._outbox.publish
+        assert publish is not None
+        if publish.kind == "dead":
+            return self._on_letter_refused(event.err_code, now)
+        if event.err_code == FULL:
+            return self._on_full(publish.kind, now)
+        return self._outbox.refused(event, now)
+
+    def _on_full(self, kind: Kind, now: float) -> list[Action]:
+        """OUTPUT is full: nothing is sent again at once. An END is, later: it is what makes the request's place free,
+        and records that age make room for it."""
+        match kind:
+            case "append":
+                self._outbox.answered()
+                self._draft.cut_off(self.item)
+                return self._advance(now)
+            case "end":
+                self._outbox.retry_after(FULL_RETRY_S, now)
+                return []
+            case _:
+                return self._give_back("no_room", NO_ROOM_NAK_S, now)
+
     def _on_ctl(self, seq: int, record: CtlRecord | None, now: float) -> list[Action]:
-        """The table of the design: what follows from the last ctl record after a refusal. A hint's read only looks for
-        END."""
+        """The last ctl record after a refusal. A hint's read only looks for END."""
         if isinstance(record, End):
             return self._settle("ended", Ack(self.item.ack))
         if not self._outbox.read_done(seq, now) or not self._outbox.is_parked:
             return []
         publish = self._outbox.publish
         assert publish is not None
-        if record is not None and record.nonce == self._nonce:
-            if _kind_of(record) == publish.kind:
+        is_held, is_leased = self._holding.is_held(now), self._lease_seq > 0
+        match after_refusal(
+            record, publish.kind, self._nonce, self.item, is_held=is_held, is_leased=is_leased
+        ):
+            case "stored":
                 return self._on_stored(seq, now)
-            # Our lease is the last record, so whatever the publish met has passed.
-            self._outbox.resend_soon(now)
-            return []
-        is_unleased = self._closing is not None and self._lease_seq == 0 and publish.kind == "end"
-        is_newer = isinstance(record, Lease) and record.attempt >= self.item.attempt
-        if is_unleased or is_newer or not self._holding.is_held(now):
-            return self._settle("fenced")
-        return self._lease(seq, records.cause_after(record), now)
+            case "again":
+                self._outbox.resend_soon(now)
+                return []
+            case "lease":
+                return self._lease(seq, records.cause_after(record), now)
+            case "fenced":
+                return self._settle("fenced")
 
     def _on_log(self, entries: list[Entry], now: float) -> list[Action]:
         if not entries or entries[-1].seq != self._lease_seq:
@@ -314,7 +323,9 @@ class Attempt:
             # Nobody can say whose turn it is; the next delivery begins with a fresh look.
             return self._settle("fenced")
         self._outbox.read_done(self._lease_seq, now)
-        return self._refuse(records.end_unreadable(self.item), Fold(hole=True), now)
+        self.state = "running"
+        self._draft.refuse(records.end_unreadable(self.item), Fold(hole=True))
+        return self._advance(now)
 
     def _continue(self, entries: list[Entry], now: float) -> list[Action]:
         """The lease is ours and `entries` is the log up to it: go on from there, with our own tokens as far as they
@@ -323,59 +334,54 @@ class Attempt:
         self.state = "running"
         verdict = records.end_after_read(self.item, worker.capabilities, worker.limits, entries, log)
         if verdict is not None:
-            return self._refuse(verdict, log, now)
-        is_kept = self._tokens.rebase(log)
-        if is_kept and (self._run or self._closing is not None):
+            self._draft.refuse(verdict, log)
+            is_poison = verdict.reason == "poison"
+            return self._bury(verdict, entries, now) if is_poison else self._advance(now)
+        if self._draft.rebase(log):
             return self._advance(now)
-        if self._closing is not None and not (
-            isinstance(self._closing, End) and self._closing.status == "ok"
-        ):
-            self._tokens = Tokens(log)
-            return self._advance(now)
-        self._closing = None
-        self._tokens = Tokens(log)
-        return [*self._stop_engine(), *self._start_engine(now)]
+        return [*self.run.stop(), *self._start_engine(now)]
 
-    def _refuse(self, verdict: End, log: Fold, now: float) -> list[Action]:
-        """The log itself forbids to go on, whatever was to come."""
+    # A poisoned request.
+
+    def _bury(self, verdict: End, entries: list[Entry], now: float) -> list[Action]:
+        """Copies the request to DEAD. Its END comes after that: a request that has ended is not looked at again."""
+        self.state = "burying"
+        item, model = self.item, self._worker.model
+        subject = subjects.dead(model, item.tenant, item.rid)
+        letter = letter_headers(item, model, verdict, entries, self._draft.tokens.off)
+        return [*self._release(), *self._outbox.send_letter(subject, letter, item.body, now)]
+
+    def _on_letter_refused(self, err_code: int, now: float) -> list[Action]:
+        if err_code == WRONG_LAST:
+            # An earlier try, or an earlier attempt that did not come to its END, has stored it.
+            return self._on_stored(0, now)
+        if err_code in TOO_LARGE or self._outbox.tries >= LETTER_TRIES_MAX:
+            return self._go_on_without_letter(err_code, now)
+        self._outbox.retry_after(self._worker.limits.append_timeout_s, now)
+        return []
+
+    def _go_on_without_letter(self, err_code: int, now: float) -> list[Action]:
+        """The copy is for people; END is for the client, and frees the request's place."""
+        tries, lost = self._outbox.tries, self._outbox.drop()
         self.state = "running"
-        self._tokens = Tokens(log)
-        self._closing = None
-        return self._close(verdict, now)
+        return [*lost, LetterLost(self.key, tries, err_code), *self._advance(now)]
 
     # Engine and delivery.
 
     def _start_engine(self, now: float) -> list[Action]:
         self.occupies = True
-        self._run = self._worker.number()
-        self._run_at = now
-        logged = self._tokens.logged
-        prefix = Prefix(list(logged.ids), logged.texts) if logged.ids else None
-        return [StartEngine(EngineRequest(self.key, self._run, self.item.body, self.item.meta, prefix))]
-
-    def _stop_engine(self) -> list[Action]:
-        if not self._run:
-            return []
-        self._run = 0
-        return [StopEngine(self.key)]
+        return self.run.start(self.item, self._draft.tokens.logged, now)
 
     def _on_finished(self, event: EngineFinished, now: float) -> list[Action]:
         if event.ids or event.deltas:
-            if self._first_token_at is None:
-                self._first_token_at = now
-            self._tokens.push(event.ids, event.deltas)
-        self._run = 0
+            self.run.spoke(now)
+            self._draft.tokens.push(event.ids, event.deltas)
+        self.run.over()
         return self._close(records.end_finished(self.item, event), now)
-
-    def _on_engine_failed(self, event: EngineFailed, now: float) -> list[Action]:
-        if event.reason == "engine_error":
-            return self._close(Failed(nonce="", error=event.error), now)
-        return self._close(records.end_invalid(self.item, event), now)
 
     def _show_progress(self, now: float) -> list[Action]:
         """A hung engine must lose its work, a slow one must not: no sign without a step."""
-        last_step_at = max(self._worker.last_step_at, self._run_at)
-        if self._run and now - last_step_at >= self._worker.limits.step_s_max:
+        if self.run.is_stuck(now):
             self._holding.skip(now)
             return []
         self._holding.sign(now)
@@ -389,9 +395,5 @@ class Attempt:
     def _settle(self, outcome: Outcome, *settling: Action) -> list[Action]:
         self.state = "settled"
         self.occupies = False
-        settled = Settled(self.key, outcome, self._tokens.made)
-        return [*self._outbox.drop(), *self._stop_engine(), *settling, settled]
-
-
-def _kind_of(record: CtlRecord) -> str:
-    return type(record).__name__.lower()
+        settled = Settled(self.key, outcome, self._draft.tokens.made)
+        return [*self._outbox.drop(), *self.run.stop(), *settling, settled]

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from math import inf
 
 from schemas.dispatch import Answer, ModelCard, Pull, Running, WorkItem
+from schemas.ids import ModelKey
+from schemas.streams import OUTPUT_END_AT
 from workers.attempt import Attempt
 from workers.engines.base import Capabilities
 from workers.events import (
@@ -45,7 +47,7 @@ class WorkerCore:
     def __init__(
         self, worker_id: str, card: ModelCard, capabilities: Capabilities, limits: WorkerLimits
     ) -> None:
-        self._worker = Worker(worker_id, capabilities, limits)
+        self._worker = Worker(worker_id, ModelKey(card.key), capabilities, limits)
         self._card = card
         self._limits = limits
         self._attempts: dict[str, Attempt] = {}
@@ -71,15 +73,11 @@ class WorkerCore:
             case Offered():
                 actions = self._on_offered(event, now)
             case LeaderSeen():
-                actions = []
-                if event.term > self._term:
-                    self._term = event.term
-                    self._full_pull_at = min(self._full_pull_at, now)
+                actions = self._on_leader(event, now)
             case ConnectionChanged():
                 actions = self._on_connection(event.connected, now)
             case EngineProgress():
-                self._worker.steps = event.steps
-                self._worker.last_step_at = event.last_step_at
+                self._worker.looked(event.steps, event.last_step_at, now)
                 return []
             case Tick():
                 actions = self._on_tick(now)
@@ -89,6 +87,7 @@ class WorkerCore:
                 actions = []
             case HandOff():
                 self._is_leaving = True
+                self._pull_at = now
                 actions = self._each(lambda attempt: attempt.hand_off(now), now)
             case _:
                 return self._on_attempt_event(event, now)
@@ -112,7 +111,7 @@ class WorkerCore:
 
     @property
     def _free(self) -> int:
-        if self._is_leaving:
+        if self._is_leaving or self._worker.is_output_full:
             return 0
         slots = self._limits.slots
         return max(0, min(slots - self._busy, 2 * slots - len(self._attempts)))
@@ -159,6 +158,17 @@ class WorkerCore:
         self._note(attempt, False, actions, now)
         return "accepted", actions
 
+    def _on_leader(self, event: LeaderSeen, now: float) -> list[Action]:
+        if event.term > self._term:
+            self._term = event.term
+            self._full_pull_at = min(self._full_pull_at, now)
+        is_full = event.output_used >= OUTPUT_END_AT
+        if is_full == self._worker.is_output_full:
+            return []
+        self._worker.is_output_full = is_full
+        self._tell_free(now)
+        return self._each(lambda attempt: attempt.cut_off(now), now) if is_full else []
+
     def _on_connection(self, connected: bool, now: float) -> list[Action]:
         self._worker.connected = connected
         self._pull_at = inf
@@ -180,15 +190,15 @@ class WorkerCore:
             self._note(attempt, was_busy, done, now)
             actions += done
         if now >= self._full_pull_at and self._is_hung(now):
-            actions.append(EngineHung())
+            actions.append(EngineHung(self._worker.step_s_max))
         return actions
 
     def _is_hung(self, now: float) -> bool:
         """Whether the engine owes tokens and does not step. Asked at every heartbeat; a long step is no hang."""
-        patience_s = self._limits.step_s_max
+        patience_s = self._worker.step_s_max
         if now - self._worker.last_step_at < patience_s:
             return False
-        waiting_since = [attempt.on_engine_since for attempt in self._attempts.values()]
+        waiting_since = [attempt.run.owes_since for attempt in self._attempts.values()]
         return any(since is not None and now - since >= patience_s for since in waiting_since)
 
     def _each(self, act: Callable[[Attempt], list[Action]], now: float) -> list[Action]:

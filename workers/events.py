@@ -15,12 +15,13 @@ from schemas.log import Entry
 from schemas.output import CtlRecord
 from workers.engines.base import EngineEvent, EngineRequest
 
-Kind = Literal["lease", "append", "end", "failed", "handoff"]
-"""What a publish stores: a tok record (append) or one of the ctl records."""
+Kind = Literal["lease", "append", "end", "failed", "handoff", "dead"]
+"""What a publish stores: a tok record (append), one of the ctl records, or a dead letter in DEAD."""
 
-Outcome = Literal["ended", "failed", "handed_off", "fenced", "gave_up"]
+Outcome = Literal["ended", "failed", "handed_off", "no_room", "fenced", "gave_up"]
 """How this worker's part in a request was over: END stored or found; given back after the engine raised; given back in
-a drain; somebody else has it (or may have); nothing could be stored until long after its deadline."""
+a drain; given back because OUTPUT is full; somebody else has it (or may have); nothing could be stored until long after
+its deadline."""
 
 
 class Offered(msgspec.Struct, frozen=True):
@@ -79,9 +80,10 @@ class CancelHinted(msgspec.Struct, frozen=True, gc=False):
 
 
 class LeaderSeen(msgspec.Struct, frozen=True, gc=False):
-    """The leading scheduler's heartbeat."""
+    """The leading scheduler's heartbeat; `output_used` is the share of OUTPUT's bytes that is taken."""
 
     term: int
+    output_used: float = 0.0
 
 
 class ConnectionChanged(msgspec.Struct, frozen=True, gc=False):
@@ -126,7 +128,8 @@ class Publish(msgspec.Struct, frozen=True, gc=False):
     """Store `body` at `subject` if the last sequence of `fence` is `expect`, and feed the answer back as `op`.
 
     `fence` is the request's ctl subject: for a ctl record that is `subject` itself (a CAS), for a tok record it is what
-    rejects an attempt that lost its lease. A retry is the same action again.
+    rejects an attempt that lost its lease. A dead letter is a CAS on its own subject, and has headers of its own. A
+    retry is the same action again.
     """
 
     key: str
@@ -136,6 +139,18 @@ class Publish(msgspec.Struct, frozen=True, gc=False):
     fence: str
     expect: int
     body: bytes
+    headers: dict[str, str] | None = None
+
+
+class LetterLost(msgspec.Struct, frozen=True, gc=False):
+    """The dead letter of a poisoned request could not be stored, in `tries` tries; its END goes out without.
+
+    `err_code` is the broker's last word, 0 if it said none.
+    """
+
+    key: str
+    tries: int
+    err_code: int
 
 
 class Forget(msgspec.Struct, frozen=True, gc=False):
@@ -203,6 +218,8 @@ class SendPull(msgspec.Struct, frozen=True):
 class EngineHung(msgspec.Struct, frozen=True, gc=False):
     """Requests run and the engine has not stepped for `step_s_max`: end this process, others go on with its work."""
 
+    step_s_max: float
+
 
 class Settled(msgspec.Struct, frozen=True, gc=False):
     """This worker's part in a request is over, after `tokens` tokens: for the log and the metrics."""
@@ -214,6 +231,7 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
 
 Action = (
     Publish
+    | LetterLost
     | Forget
     | StartEngine
     | StopEngine

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+from schemas.ids import ModelKey
 from workers.engines.base import Capabilities
+
+LOOKS_PER_PULL = 2
+"""A worker that is connected and alive looks at its engine with every pull; one pull may be late."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +31,36 @@ class WorkerLimits:
 
 
 class Worker:
-    """One worker, as its attempts see it. `id` is new in every process, so nonces made of it are unique."""
+    """One worker, as its attempts see it. `id` is new in every process, so nonces made of it are unique.
 
-    def __init__(self, worker_id: str, capabilities: Capabilities, limits: WorkerLimits) -> None:
+    `is_output_full`: OUTPUT has no room for tokens, by what the leader says of it.
+    """
+
+    def __init__(
+        self, worker_id: str, model: ModelKey, capabilities: Capabilities, limits: WorkerLimits
+    ) -> None:
         self.id = worker_id
+        self.model = model
         self.capabilities = capabilities
         self.limits = limits
         self.connected = True
+        self.is_output_full = False
         self.steps = 0
         self.last_step_at = -inf
+        self.step_s_max = max(limits.step_s_max, capabilities.step_s_max)
+        """The engine is not taken for hung before this."""
+        self._looked_at = -inf
+        self._awake_since = -inf
         self._count = 0
+
+    def looked(self, steps: int, last_step_at: float, now: float) -> None:
+        """What the engine says of its steps. Whoever did not look for a while cannot say that it stood still: in a
+        process that was stopped, the engine was stopped too."""
+        if now - self._looked_at > LOOKS_PER_PULL * self.limits.pull_interval_s:
+            self._awake_since = now
+        self._looked_at = now
+        self.steps = steps
+        self.last_step_at = max(last_step_at, self._awake_since)
 
     def number(self) -> int:
         """A number that this worker has not used yet."""

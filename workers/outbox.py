@@ -12,11 +12,20 @@ from workers.limits import Worker
 WRONG_LAST = 10071
 """A CAS or a fence did not hold: somebody else wrote a ctl record."""
 
+FULL = 10077
+"""A limit of the stream was reached. That may last, so it is never answered with the same bytes at once."""
+
+TOO_LARGE = (10054, 10097)
+"""Larger than the broker takes a message, or its headers: no other try will do better."""
+
 BUSY = (10164, 503)
 """A replica still works on a message with the same expectation; nobody leads the stream right now. Both pass soon."""
 
 BUSY_RETRY_S = 0.05
 """Elections take seconds, a busy expectation about a millisecond: often enough for one, not too often for the other."""
+
+FULL_RETRY_S = 2.0
+"""Room comes back with the age of records, in seconds at the best."""
 
 
 class Outbox:
@@ -27,6 +36,8 @@ class Outbox:
         self.reading: ReadCtl | ReadLog | None = None
         self.is_parked = False
         self.retry_at = inf
+        self.tries = 0
+        """How often the publish in flight was sent."""
         self._is_read_out = False
         self._seq_min = 0
         self._worker = worker
@@ -37,14 +48,19 @@ class Outbox:
 
     def send(self, kind: Kind, expect: int, body: bytes, now: float) -> list[Action]:
         """Publishes, in place of a publish that was parked."""
-        assert self.publish is None or self.is_parked, "one publish in flight"
-        self.is_parked = False
         subject = self._tok if kind == "append" else self._ctl
-        self.publish = Publish(self._key, self._worker.number(), kind, subject, self._ctl, expect, body)
-        return self._transmit(self.publish, now)
+        return self._send(
+            Publish(self._key, self._worker.number(), kind, subject, self._ctl, expect, body), now
+        )
 
-    def stored(self) -> Publish:
-        """The publish in flight (or parked) is in the log."""
+    def send_letter(self, subject: str, headers: dict[str, str], body: bytes, now: float) -> list[Action]:
+        """Publishes a dead letter, unless there is one."""
+        return self._send(
+            Publish(self._key, self._worker.number(), "dead", subject, subject, 0, body, headers), now
+        )
+
+    def answered(self) -> Publish:
+        """The publish in flight (or parked) needs no other try."""
         publish = self.publish
         assert publish is not None
         self.publish = None
@@ -58,15 +74,23 @@ class Outbox:
             self.is_parked = True
             self._seq_min = event.last_seq
             return self.read_ctl()
-        if self._worker.connected:
-            is_busy = event.err_code in BUSY
-            self.retry_at = now + (BUSY_RETRY_S if is_busy else self._worker.limits.append_timeout_s)
+        match event.err_code:
+            case code if code in BUSY:
+                self.retry_after(BUSY_RETRY_S, now)
+            case code if code == FULL:
+                self.retry_after(FULL_RETRY_S, now)
+            case _:
+                self.retry_after(self._worker.limits.append_timeout_s, now)
         return []
+
+    def retry_after(self, seconds: float, now: float) -> None:
+        """What was refused (or not answered) is asked again after `seconds`, or with the next connection."""
+        self.retry_at = now + seconds if self._worker.connected else inf
 
     def resend_soon(self, now: float) -> None:
         """What was parked is to be sent again: the log does not speak against it."""
         self.is_parked = False
-        self._retry_soon(now)
+        self.retry_after(BUSY_RETRY_S, now)
 
     def read_ctl(self) -> list[Action]:
         """Reads the last ctl record; an older read of it does not count any more."""
@@ -84,7 +108,7 @@ class Outbox:
         """The read is repeated if something depends on it; a hint was only a hint."""
         self._is_read_out = False
         if isinstance(self.reading, ReadLog) or self.is_parked:
-            self._retry_soon(now)
+            self.retry_after(BUSY_RETRY_S, now)
         else:
             self.reading = None
 
@@ -93,7 +117,7 @@ class Outbox:
         and it is read again."""
         self._is_read_out = False
         if self.is_parked and seq < self._seq_min:
-            self._retry_soon(now)
+            self.retry_after(BUSY_RETRY_S, now)
             return False
         self.reading = None
         return True
@@ -131,12 +155,16 @@ class Outbox:
             self.retry_at = inf
         return [read]
 
-    def _transmit(self, publish: Publish, now: float) -> list[Action]:
-        if not self._worker.connected:
-            self.retry_at = inf
-            return []
-        self.retry_at = now + self._worker.limits.append_timeout_s
-        return [publish]
+    def _send(self, publish: Publish, now: float) -> list[Action]:
+        assert self.publish is None or self.is_parked, "one publish in flight"
+        self.is_parked = False
+        self.publish = publish
+        self.tries = 0
+        return self._transmit(publish, now)
 
-    def _retry_soon(self, now: float) -> None:
-        self.retry_at = now + BUSY_RETRY_S if self._worker.connected else inf
+    def _transmit(self, publish: Publish, now: float) -> list[Action]:
+        self.retry_after(self._worker.limits.append_timeout_s, now)
+        if not self._worker.connected:
+            return []
+        self.tries += 1
+        return [publish]

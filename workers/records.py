@@ -78,6 +78,11 @@ def request_timeout(item: WorkItem) -> End:
     return _end(item, "request_timeout", "the request did not end within its time-out")
 
 
+def end_output_full(item: WorkItem) -> End:
+    """The END of a request whose next tokens have no room."""
+    return _end(item, "output_full", "the output was cut off: the system has no room for more output")
+
+
 def end_unreadable(item: WorkItem) -> End:
     """The END of a request whose log holds what is no record."""
     return _end(item, "not_continuable", "the output log cannot be read")
@@ -93,18 +98,30 @@ def end_finished(item: WorkItem, event: EngineFinished) -> End:
     )
 
 
-def end_invalid(item: WorkItem, event: EngineFailed) -> End:
-    """The END of a request that no engine could run."""
+def closing_after(event: EngineFailed, item: WorkItem) -> Failed | End:
+    """A run that the engine broke off: another attempt may do better, or it is the END of what no engine could run."""
+    if event.reason == "engine_error":
+        return Failed(nonce="", error=event.error)
     return _end(item, event.reason, event.error)
 
 
-def end_of_owner(end: End, item: WorkItem, tokens: Tokens, timings: Timings, nonce: str, lease: int) -> End:
-    """`end` with what only the owner of the lease can say. Of a log with a hole it cannot say the text."""
-    if tokens.logged.hole:
+def end_of_owner(
+    end: End,
+    item: WorkItem,
+    tokens: Tokens,
+    timings: Timings,
+    nonce: str,
+    lease: int,
+    *,
+    is_text_wanted: bool,
+) -> End:
+    """`end` with what only the owner of the lease can say, the whole text too if that is wanted. Of a log with a hole,
+    or one that may or may not hold the tokens that were cut off, it cannot say the text."""
+    if tokens.logged.hole or tokens.is_cut:
         return replace(end, nonce=nonce, lease=lease, attempts=item.attempt, timings=timings)
     whole, rest = tokens.whole(), tokens.rest()
     text_bytes = whole.text_bytes
-    is_text_told = not item.meta.stream and len(text_bytes) <= END_TEXT_BYTES_MAX
+    is_text_told = is_text_wanted and len(text_bytes) <= END_TEXT_BYTES_MAX
     return replace(
         end,
         nonce=nonce,

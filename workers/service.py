@@ -7,8 +7,9 @@ import secrets
 from functools import partial
 from math import inf
 
+from infra import clock
 from infra.bus import Bus
-from infra.jetstream import JetStream, decode_puback, expect_headers, fence_headers
+from infra.jetstream import TOO_LARGE, JetStream, decode_puback, expect_headers, fence_headers
 from infra.lifecycle import RoleContext
 from infra.logs import get_logger
 from infra.output_log import OutputLog
@@ -34,6 +35,7 @@ from workers.events import (
     Forget,
     HandOff,
     LeaderSeen,
+    LetterLost,
     LogRead,
     Nak,
     Offered,
@@ -137,7 +139,13 @@ class WorkerService:
         return False
 
     async def _drain(self) -> None:
-        """Lets requests finish, then hands off what is left; the process's own deadline is behind all of it."""
+        """Lets requests finish, if that is wanted, then hands off what is left; the process's own deadline is behind
+        all of it."""
+        if self._context.settings.drain == "handoff":
+            self._feed(HandOff())
+            self._note_drained()
+            await self._drained.wait()
+            return
         self._feed(Drain())
         self._note_drained()
         try:
@@ -158,7 +166,7 @@ class WorkerService:
             raise EngineStopped("the engine ended by itself")
 
     def _feed(self, event: Event) -> None:
-        for action in self._core.handle(event, self._loop.time()):
+        for action in self._core.handle(event, clock.now()):
             self._do(action)
         self._arm()
 
@@ -170,12 +178,14 @@ class WorkerService:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_at(at, self._on_timer)
+        self._timer = self._loop.call_later(at - clock.now(), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        load = self._engine.load()
-        self._core.handle(EngineProgress(load.steps, load.last_step_at), self._loop.time())
+        load, now = self._engine.load(), clock.now()
+        # The loop's clock stands still in a suspended machine, as the engine does: what counts is the age.
+        last_step_at = now - (self._loop.time() - load.last_step_at)
+        self._core.handle(EngineProgress(load.steps, last_step_at), now)
         self._feed(Tick())
 
     def _do(self, action: Action) -> None:
@@ -202,9 +212,16 @@ class WorkerService:
                 self._context.spawn(self._read_log(action), "read log")
             case Forget():
                 self._forget(action.op)
+            case LetterLost():
+                log.error(
+                    "a poisoned request ends without a copy in DEAD: it cannot be redriven",
+                    rid=_rid(action.key),
+                    tries=action.tries,
+                    err_code=action.err_code,
+                )
             case EngineHung():
-                step_s_max = self._context.settings.step_s_max
-                self._context.fail(EngineStalled(f"requests run and no step was made for {step_s_max:g} s"))
+                stalled = EngineStalled(f"requests run and no step was made for {action.step_s_max:g} s")
+                self._context.fail(stalled)
             case Settled():
                 say = log.debug if action.outcome == "ended" else log.info
                 say("settled", rid=_rid(action.key), outcome=action.outcome, tokens=action.tokens)
@@ -214,7 +231,11 @@ class WorkerService:
         if action.kind == "append":
             headers = fence_headers(action.expect, action.fence)
         else:
-            headers = expect_headers(action.expect)
+            headers = expect_headers(action.expect, action.headers)
+        if len(headers) + len(action.body) > self._bus.max_payload:
+            # Sent all the same, it would make the server close the connection for good.
+            self._loop.call_soon(self._feed, Refused(action.key, action.op, TOO_LARGE))
+            return
         on_reply = partial(self._on_puback, action.key, action.op)
         token = self._bus.call(action.subject, action.body, on_reply, headers=headers)
         if token:
@@ -275,7 +296,7 @@ class WorkerService:
         except ValueError as error:
             log.error("a leader's heartbeat that cannot be read", error=str(error))
             return
-        self._feed(LeaderSeen(leader.term))
+        self._feed(LeaderSeen(leader.term, leader.output_used))
 
     def _on_cancel(self, subject: str, _reply: str, _headers: bytes, _payload: bytes) -> None:
         request = subjects.parse_cancel(subject)

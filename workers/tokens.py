@@ -25,6 +25,8 @@ class Tokens:
 
     def __init__(self, logged: Fold) -> None:
         self.logged = logged
+        self.is_cut = False
+        """Whether tokens were dropped. An unanswered try may have stored some of them all the same."""
         self._waiting: deque[Chunk] = deque()
         self._in_flight = 0
 
@@ -81,10 +83,18 @@ class Tokens:
             self.logged.add(len(self.logged.ids), ids, deltas)
         self._in_flight = 0
 
+    def cut(self) -> None:
+        """What waits has no room in the log."""
+        self.is_cut = True
+        self._waiting.clear()
+        self._in_flight = 0
+
     def rebase(self, log: Fold) -> bool:
         """Sets these tokens on `log`, as a newer lease found it, if it equals a prefix of them that ends between two
         chunks: then what follows it waits, and nothing is in flight. Otherwise nothing changes.
         """
+        if self.is_cut:
+            return False
         if not log.ids and self.logged.ids:
             texts = [Delta(text, choice) for choice, text in enumerate(self.logged.texts) if text]
             self._waiting.appendleft(Chunk(self.logged.ids, texts))

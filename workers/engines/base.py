@@ -21,6 +21,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     A log can be continued only by an engine of the same kind (`engine`), model `revision` and `tokenizer`.
     `continuation` says how exact that is: "exact" means that prefix and continuation together equal an uncut run.
     `context_tokens_max` bounds prompt + output; `max_tokens_default` is the output of a request that names no limit.
+    `step_s_max` is for an engine whose healthy steps may take longer than the setting of that name allows, because it
+    compiles for a new shape, say: the longer one of the two is waited for before it counts as hung.
     """
 
     engine: str
@@ -29,11 +31,13 @@ class Capabilities(msgspec.Struct, frozen=True):
     continuation: Literal["exact"]
     context_tokens_max: int
     max_tokens_default: int
+    step_s_max: float = 0.0
 
 
 class EngineLoad(msgspec.Struct, frozen=True):
     """How busy an engine is. `last_step_at` is in seconds of the event loop's clock: a hung engine is one whose steps
-    stand still while requests run."""
+    stand still while requests run. A prefill makes steps too, at least one per `step_s_max`: chunks of it, or signs of
+    life from where it runs. One that nobody could tell from a hang is taken for one."""
 
     running: int
     steps: int
@@ -110,7 +114,8 @@ class Engine(Protocol):
         ...
 
     async def start(self, sink: Callable[[EngineEvent], None]) -> None:
-        """Loads and warms up; returns when requests run at full speed. Raises what makes serving impossible."""
+        """Loads, compiles and warms up, however long it takes; returns when requests run at full speed: before that
+        the worker is not ready, and nothing counts as a hang. Raises what makes serving impossible."""
         ...
 
     def submit(self, request: EngineRequest) -> None:

@@ -85,15 +85,6 @@ def test_a_busy_broker_gets_the_same_bytes_soon(err_code: int) -> None:
     assert all_of(harness.later(0.02), Publish) == [append]
 
 
-def test_a_full_stream_is_not_hammered() -> None:
-    harness = Harness(append_timeout_s=1)
-    harness.running()
-    append = one(harness.output((1, "a")), Publish)
-    harness.refused(10077)
-    assert all_of(harness.later(0.5), Publish) == []
-    assert all_of(harness.later(0.6), Publish) == [append]
-
-
 def test_without_a_connection_appends_wait_and_go_out_unchanged() -> None:
     harness = Harness()
     harness.running()

@@ -118,11 +118,6 @@ def test_an_unreadable_log_is_not_continuable() -> None:
     assert (end.reason, end.n) == ("not_continuable", None)
 
 
-def test_strikes_make_a_request_poison() -> None:
-    strikes = [Entry(10 + i, lease(f"old{i}", i + 1, cause="worker_dead")) for i in range(2)]
-    assert _read_back(Harness(strikes_max=3), *strikes).reason == "poison"
-
-
 def test_a_token_clears_the_strikes() -> None:
     harness = Harness(strikes_max=3)
     harness.offer(item(attempt=4, ctl_seq=12, cause="worker_dead"))
@@ -130,18 +125,6 @@ def test_a_token_clears_the_strikes() -> None:
     leases = [Entry(10 + i, lease(f"old{i}", i + 1, cause="worker_dead")) for i in range(3)]
     start = harness.log(*leases, Entry(13, Tok(12, 0, [1], [Delta("a")])), Entry(20, lease("w1.1", 4)))
     assert one(start, StartEngine)
-
-
-def test_too_many_leases_make_a_request_poison() -> None:
-    harness = Harness(attempts_max=20)
-    harness.offer(item(attempt=1000, ctl_seq=29))
-    harness.stored(30)
-    leases = [Entry(10 + i, lease(f"old{i}", i + 1, cause="redelivered")) for i in range(20)]
-    publish = one(harness.log(*leases, Entry(30, lease("w1.1", 1000))), Publish)
-    end = record(publish)
-    assert isinstance(end, End)
-    assert (publish.kind, publish.expect, end.reason, end.n) == ("end", 30, "poison", 0)
-    assert one(harness.stored(31), Ack)
 
 
 def test_many_deliveries_are_no_attempts() -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from schemas import subjects
+from schemas.dead import DEAD_LETTER, DeadLetter, decode_dead_letter
 from schemas.dispatch import ModelCard, Work, WorkItem
 from schemas.log import Entry, Fold, fold
 from schemas.output import Delta, End, Failed, Handoff, Lease, Tok, Usage, decode_ctl, decode_tok
@@ -48,6 +49,7 @@ from workers.limits import WorkerLimits
 TENANT = "public"
 RID = "a" * 26
 KEY = f"{TENANT}.{RID}"
+DEAD = subjects.dead("m", TENANT, RID)
 CAPABILITIES = Capabilities(
     engine="simulator",
     revision="r1",
@@ -106,9 +108,17 @@ def one(actions: list[Action], kind: type[T]) -> T:
 
 def record(publish: Publish) -> Lease | Failed | Handoff | End | Tok:
     """What a publish wants to store."""
+    assert publish.kind != "dead", "a letter is no record: see `letter`"
     if publish.kind == "append":
         return decode_tok(publish.body)
     return decode_ctl(publish.body)
+
+
+def letter(publish: Publish) -> DeadLetter:
+    """What a dead letter tells."""
+    assert publish.kind == "dead"
+    assert publish.headers is not None
+    return decode_dead_letter(publish.headers[DEAD_LETTER])
 
 
 class Harness:
@@ -200,6 +210,8 @@ class Log:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.letter: Publish | None = None
+        """What DEAD keeps of the request."""
 
     @property
     def last_ctl(self) -> Entry | None:
@@ -212,12 +224,22 @@ class Log:
         return last.record if last is not None and isinstance(last.record, End) else None
 
     def store(self, publish: Publish) -> Stored | Refused:
+        if publish.kind == "dead":
+            return self._store_letter(publish)
         assert publish.fence == subjects.output_ctl(TENANT, RID)
         last_seq = 0 if self.last_ctl is None else self.last_ctl.seq
         if publish.expect != last_seq:
             return Refused(publish.key, publish.op, WRONG_LAST, last_seq)
         self.append(record(publish))
         return Stored(publish.key, publish.op, self.entries[-1].seq)
+
+    def _store_letter(self, publish: Publish) -> Stored | Refused:
+        assert (publish.subject, publish.fence, publish.expect) == (DEAD, DEAD, 0)
+        assert self.end is None or self.end.reason != "poison", "a letter is written before its END"
+        if self.letter is not None:
+            return Refused(publish.key, publish.op, WRONG_LAST, 1)
+        self.letter = publish
+        return Stored(publish.key, publish.op, 1)
 
     def append(self, stored: Lease | Failed | Handoff | End | Tok) -> None:
         assert self.end is None, "I3: nothing is stored after END"
