@@ -22,11 +22,13 @@ from rich.table import Table
 
 from infra.broker import Broker, BrokerError
 from infra.chat import ChatError, chat_once, chat_session
+from infra.dead_cli import dead_app
 from infra.settings import SettingsError, describe, explain, load_settings
 from infra.status import StatusError, collect_status, print_status
 from infra.store import StoreInUseError, lock_store, read_state
 from infra.supervisor import EXIT_CONFIG, EXIT_ERROR, Role
 from infra.up import UpError, role_command, run_up
+from schemas.errors import PenstockError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +37,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Settings: where each value comes from.")
 app.add_typer(config_app, name="config")
+app.add_typer(dead_app, name="dead")
 
 # What people type; the name of the setting works as well.
 ALIASES = {"nats_url": "--connect", "store_dir": "--store"}
@@ -50,7 +53,7 @@ def main() -> None:
     except (SettingsError, BrokerError, StoreInUseError, UpError) as error:
         print(f"penstock: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
-    except (ChatError, StatusError) as error:
+    except (ChatError, StatusError, PenstockError) as error:
         print(f"penstock: {error}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
 

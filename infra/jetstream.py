@@ -228,6 +228,12 @@ class JetStream:
         assert info is not None
         return int(info["state"]["messages"])
 
+    async def bounds(self, stream: str) -> tuple[int, int]:
+        """The first and the last sequence of `stream`; an empty one's first is past its last."""
+        info = await self._api(subjects.js_stream("INFO", stream))
+        assert info is not None
+        return int(info["state"]["first_seq"]), int(info["state"]["last_seq"])
+
     async def exists(self, stream: str) -> bool:
         """Whether `stream` is there."""
         return await self._api(subjects.js_stream("INFO", stream), allow=(_STREAM_NOT_FOUND,)) is not None
