@@ -174,7 +174,7 @@ class Attempt:
 
     def check(self) -> None:
         """Asserts the invariants."""
-        self._draft.tokens.check()
+        self._draft.check()
         self._outbox.check()
         kind = None if self._outbox.publish is None else self._outbox.publish.kind
         expected = {

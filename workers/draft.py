@@ -89,6 +89,15 @@ class Draft:
         self.closing = None
         return False
 
+    def check(self) -> None:
+        """Asserts the invariants. What waits while the broker is away is bounded: an engine makes no more tokens of a
+        request than the model's context holds, and whatever is not connected takes no more requests than it has slots.
+        """
+        self.tokens.check()
+        assert self.tokens.made <= self._worker.capabilities.context_tokens_max, (
+            "the context bounds what waits"
+        )
+
     def refuse(self, verdict: End, log: Fold) -> None:
         """The log itself forbids to go on, whatever was to come."""
         self.tokens = Tokens(log)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from schemas.dispatch import Running
 from schemas.output import End
-from tests.unit.workers.world import KEY, RID, USAGE, Harness, all_of, item, one
+from tests.unit.workers.world import CAPABILITIES, KEY, RID, USAGE, Harness, all_of, item, one
 from workers.core import ENDED_MAX, ENDED_S
 from workers.engines.base import EngineFinished
 from workers.events import (
@@ -14,6 +16,7 @@ from workers.events import (
     Drain,
     EngineHung,
     EngineProgress,
+    HandOff,
     LeaderSeen,
     Progress,
     Reply,
@@ -151,6 +154,33 @@ def test_a_hung_engine_loses_its_work_by_ending_the_process() -> None:
     harness.do(EngineProgress(1, harness.now))
     assert not all_of(harness.later(9.4), EngineHung)
     assert all_of(harness.later(1.2), EngineHung)
+
+
+def test_an_engine_that_compiles_says_how_long_its_steps_may_take() -> None:
+    """A first step of 16 s, at a `step_s_max` of 10 s for engines that say nothing."""
+    slow = replace(CAPABILITIES, step_s_max=20.0)
+    harness = Harness(capabilities=slow, ack_wait_s=12, step_s_max=10)
+    harness.running()
+    actions = []
+    for _ in range(32):
+        harness.do(EngineProgress(0, 0.0))
+        actions += harness.later(0.5)
+    assert len(all_of(actions, Progress)) >= 3, "the delivery stays its own"
+    assert not all_of(actions, EngineHung)
+    for _ in range(10):
+        harness.do(EngineProgress(0, 0.0))
+        actions += harness.later(0.5)
+    assert all_of(actions, EngineHung)[0].step_s_max == 20.0
+
+
+def test_a_hand_off_tells_at_once_that_nothing_more_is_taken() -> None:
+    harness = Harness()
+    harness.running()
+    actions = harness.do(HandOff())
+    pull = one(actions, SendPull).pull
+    assert (pull.leaving, pull.free) == (True, 0)
+    assert one(harness.offer(item(_rid(1))), Reply).answers == ["draining"]
+    assert one(actions, StopEngine)
 
 
 def test_an_engine_that_owes_nothing_does_not_hang() -> None:

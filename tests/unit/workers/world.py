@@ -124,9 +124,9 @@ def letter(publish: Publish) -> DeadLetter:
 class Harness:
     """One core, one request at a time, and every answer by hand. `check()` runs after each event."""
 
-    def __init__(self, **limits: Any) -> None:
+    def __init__(self, *, capabilities: Capabilities = CAPABILITIES, **limits: Any) -> None:
         self.now = 100.0
-        self.core = WorkerCore("w1", CARD, CAPABILITIES, replace(LIMITS, **limits))
+        self.core = WorkerCore("w1", CARD, capabilities, replace(LIMITS, **limits))
         self.publish: Publish | None = None
         self.request: EngineRequest | None = None
         self.read: ReadCtl | ReadLog | None = None
