@@ -203,10 +203,11 @@ class Attempt:
         following = self._draft.next(self.item, self._lease_seq, self._nonce, now)
         if following is None:
             return []
-        released = [] if self._draft.closing is None else self._release()
-        if following.kind != "append":
-            self.state = "finishing"
-        return [*released, *self._outbox.send(following.kind, self._lease_seq, following.body, now)]
+        kind, body = following
+        if kind == "append":
+            return self._outbox.send(kind, self._lease_seq, body, now)
+        self.state = "finishing"
+        return [*self._release(), *self._outbox.send(kind, self._lease_seq, body, now)]
 
     def _lease(self, expect: int, cause: Cause, now: float) -> list[Action]:
         """Asks for the lease after ctl record `expect`. What was in flight under an older lease is sorted out later,

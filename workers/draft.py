@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import inf
-from typing import NamedTuple
 
 from schemas.dispatch import WorkItem
 from schemas.log import Fold
@@ -17,11 +16,8 @@ from workers.tokens import Tokens
 Closing = End | Failed | Handoff
 
 
-class Next(NamedTuple):
-    """A record and its bytes."""
-
-    kind: Kind
-    body: bytes
+Next = tuple[Kind, bytes]
+"""A record: what it is, and its bytes."""
 
 
 class Draft:
@@ -56,12 +52,12 @@ class Draft:
                     end = records.end_of_owner(
                         closing, item, tokens, timings, nonce, lease_seq, is_text_wanted=is_text_wanted
                     )
-                    return Next("end", encode(end))
+                    return "end", encode(end)
             case Failed():
-                return Next("failed", encode(Failed(nonce=nonce, error=closing.error)))
+                return "failed", encode(Failed(nonce=nonce, error=closing.error))
             case Handoff():
                 if not tokens.has_waiting:
-                    return Next("handoff", encode(Handoff(nonce=nonce, n=tokens.off)))
+                    return "handoff", encode(Handoff(nonce=nonce, n=tokens.off))
         if self._worker.is_output_full:
             self.cut_off(item)
             return self.next(item, lease_seq, nonce, now)
@@ -69,7 +65,7 @@ class Draft:
             self._append_at = now + self._worker.limits.append_interval_s
         off = tokens.off
         ids, deltas = tokens.take(self._worker.limits.append_bytes_max)
-        return Next("append", encode(Tok(lease_seq, off, ids, deltas)))
+        return "append", encode(Tok(lease_seq, off, ids, deltas))
 
     def cut_off(self, item: WorkItem) -> None:
         """OUTPUT takes no more tokens: what is in the log stands, what waits is dropped."""

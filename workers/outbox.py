@@ -163,8 +163,9 @@ class Outbox:
         return self._transmit(publish, now)
 
     def _transmit(self, publish: Publish, now: float) -> list[Action]:
-        self.retry_after(self._worker.limits.append_timeout_s, now)
         if not self._worker.connected:
+            self.retry_at = inf
             return []
+        self.retry_at = now + self._worker.limits.append_timeout_s
         self.tries += 1
         return [publish]
