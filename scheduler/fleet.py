@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
+from scheduler.holding import Name
 from schemas.dispatch import ModelCard, ModelState, Pull, Running
-from schemas.ids import ModelKey, WorkerId
+from schemas.ids import ModelKey, RequestId, TenantKey, WorkerId
 
 WORKERS_MAX = 4096
 """More are not listened to. Their pulls alone would be 8,000 messages/s."""
@@ -32,8 +33,8 @@ _ACCEPTED_PER_SLOT_MAX = 4
 class Worker:
     """A live worker as its newest pull shows it.
 
-    `offered`: Work seq -> requests in it, for work the pull does not know of yet. `listed` and `accepted`: rid -> ack
-    subject of what it runs, by its last full pull and by its answers since then.
+    `offered`: Work seq -> requests in it, for work the pull does not know of yet. `listed` and `accepted`: ack subjects
+    of what it runs, by its last full pull and by its answers since then.
     """
 
     pull: Pull
@@ -41,8 +42,8 @@ class Worker:
     seq: int
     full_seq: int = 0
     offered: dict[int, int] = field(default_factory=dict)
-    listed: dict[str, str] = field(default_factory=dict)
-    accepted: dict[str, tuple[int, str]] = field(default_factory=dict)
+    listed: dict[Name, str] = field(default_factory=dict)
+    accepted: dict[Name, tuple[int, str]] = field(default_factory=dict)
     probed_at: float = -inf
     refusals: int = 0
 
@@ -53,13 +54,13 @@ class Worker:
             return 0
         return max(0, self.pull.free - sum(self.offered.values()))
 
-    def runs(self, rid: str) -> bool:
-        """Whether it says that it runs `rid`."""
-        return rid in self.listed or rid in self.accepted
+    def runs(self, name: Name) -> bool:
+        """Whether it says that it runs this request."""
+        return name in self.listed or name in self.accepted
 
-    def acks(self) -> dict[str, str]:
+    def acks(self) -> dict[Name, str]:
         """Every request it runs, with the ack subject of its delivery."""
-        return self.listed | {rid: ack for rid, (_, ack) in self.accepted.items()}
+        return self.listed | {name: ack for name, (_, ack) in self.accepted.items()}
 
 
 class Lost(NamedTuple):
@@ -135,16 +136,16 @@ class Fleet:
         order = sorted((-worker.credit, worker_id) for worker_id, worker in self.of(model).items())
         return [worker_id for credit, worker_id in order if credit]
 
-    def runner_of(self, model: ModelKey, rid: str) -> WorkerId | None:
-        """The worker of `model` that says it runs `rid` and means to go on with it."""
+    def runner_of(self, model: ModelKey, name: Name) -> WorkerId | None:
+        """The worker of `model` that says it runs this request and means to go on with it."""
         for worker_id, worker in self.of(model).items():
-            if worker.runs(rid) and not worker.pull.leaving:
+            if worker.runs(name) and not worker.pull.leaving:
                 return worker_id
         return None
 
-    def runs_anywhere(self, rid: str) -> bool:
-        """Whether any worker says that it runs `rid`."""
-        return any(worker.runs(rid) for worker in self._workers.values())
+    def runs_anywhere(self, name: Name) -> bool:
+        """Whether any worker says that it runs this request."""
+        return any(worker.runs(name) for worker in self._workers.values())
 
     def offer(self, worker_id: WorkerId, requests: int) -> int:
         """Notes an offer that takes up to `requests` slots (0: only what it runs already); returns its Work seq."""
@@ -154,11 +155,11 @@ class Fleet:
         worker.offered[worker.seq] = requests
         return worker.seq
 
-    def accepted(self, worker_id: WorkerId, seq: int, rid: str, ack: str) -> None:
-        """The worker runs `rid` now, by the delivery `ack`."""
+    def accepted(self, worker_id: WorkerId, seq: int, name: Name, ack: str) -> None:
+        """The worker runs this request now, by the delivery `ack`."""
         worker = self._workers[worker_id]
-        worker.listed.pop(rid, None)
-        worker.accepted[rid] = (seq, ack)
+        worker.listed.pop(name, None)
+        worker.accepted[name] = (seq, ack)
         if len(worker.accepted) > _ACCEPTED_PER_SLOT_MAX * max(1, worker.pull.slots):
             del worker.accepted[next(iter(worker.accepted))]
 
@@ -228,9 +229,14 @@ class Fleet:
 
 def _reconcile(worker: Worker, running: list[Running], work_seq: int) -> None:
     """A full pull knows everything up to `work_seq`: what it does not list is gone, what came later stays."""
-    worker.listed = {one.rid: one.ack for one in running}
+    worker.listed = {name_of(one): one.ack for one in running}
     worker.accepted = {
-        rid: (seq, ack)
-        for rid, (seq, ack) in worker.accepted.items()
-        if seq > work_seq and rid not in worker.listed
+        name: (seq, ack)
+        for name, (seq, ack) in worker.accepted.items()
+        if seq > work_seq and name not in worker.listed
     }
+
+
+def name_of(one: Running) -> Name:
+    """The request's name: a rid alone may be another tenant's, too."""
+    return TenantKey(one.tenant), RequestId(one.rid)

@@ -116,7 +116,7 @@ class Requests:
         """An END is said to be stored. The worker that runs or is offered the request finds it itself."""
         held = self._holding.get(name)
         if held is None:
-            if self.leading and self.connected and not self._fleet.runs_anywhere(name[1]):
+            if self.leading and self.connected and not self._fleet.runs_anywhere(name):
                 self.out.append(events.DeleteQueued(*name))
         elif held.place in ("waiting", "reading"):
             self._read(held)
@@ -134,7 +134,7 @@ class Requests:
             if not self._holding.has(held):
                 continue
             if answer in ("accepted", "mine"):
-                self._fleet.accepted(event.worker, event.seq, held.name[1], held.ack)
+                self._fleet.accepted(event.worker, event.seq, held.name, held.ack)
                 self._leave(held)
             elif answer == "done":
                 self._leave(held)
@@ -270,7 +270,7 @@ class Requests:
             self._close_expired(held)
             return
         if held.cause != "first" and held.cause not in _GIVEN_UP:
-            runner = self._fleet.runner_of(held.model, held.name[1])
+            runner = self._fleet.runner_of(held.model, held.name)
             if runner is not None and held.excluded.get(runner, -inf) <= self.now:
                 self._offer(runner, [held], returning=True)
                 return

@@ -7,7 +7,7 @@ from dataclasses import replace
 from scheduler import events
 from schemas.dispatch import Pull, Running
 from schemas.ids import WorkerId
-from tests.unit.scheduler.world import LIMITS, World, ack_of, all_of, card, offered, one, rid
+from tests.unit.scheduler.world import LEASE, LIMITS, TENANT, World, ack_of, all_of, card, offered, one, rid
 
 
 def naks(actions: list[events.Action]) -> list[str]:
@@ -138,3 +138,17 @@ def test_what_a_worker_runs_is_bounded(world: World) -> None:
         world.pull("w1", free=8, work_seq=number)
         world.run(number)
     assert len(naks(world.wait(4))) == 32
+
+
+def test_two_tenants_with_one_rid_do_not_meet(world: World) -> None:
+    theirs = Running(rid(1), "theirs", "somebody_else")
+    world.send(
+        events.PullReceived(Pull("w1", card(), slots=8, free=0, work_seq=0, steps=0, running=[theirs]))
+    )
+    world.pull("w2", free=1)
+    world.deliver(1, attempt=2)
+    offer = one(events.Offer, world.read(1, LEASE))
+    assert offer.worker == "w2", "w1 runs a request of another tenant"
+    assert world.send(events.CancelHinted(TENANT, rid(2))) == [events.DeleteQueued(TENANT, rid(2))]
+    world.answer(offer, "accepted")
+    assert naks(world.wait(3.1)) == [ack_of(1, 2), "theirs"]

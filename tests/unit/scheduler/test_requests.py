@@ -9,9 +9,7 @@ import pytest
 from scheduler import events
 from schemas.output import Cause, CtlRecord, End, Failed, Handoff, Lease
 from schemas.requests import InvalidMeta, RequestMeta
-from tests.unit.scheduler.world import LIMITS, TENANT, World, ack_of, all_of, offered, one, rid
-
-LEASE = Lease(nonce="n", worker="w1", attempt=1, cause="first")
+from tests.unit.scheduler.world import LEASE, LIMITS, TENANT, World, ack_of, all_of, offered, one, rid
 
 
 def test_a_redelivery_reads_the_log_first(world: World) -> None:

@@ -11,11 +11,12 @@ from scheduler.limits import Limits
 from schemas.dispatch import Answer, ModelCard, Pull, Running
 from schemas.ids import ModelKey, RequestId, TenantKey
 from schemas.log import Entry
-from schemas.output import CtlRecord
+from schemas.output import CtlRecord, Lease
 from schemas.requests import InvalidMeta, Klass, RequestMeta
 from schemas.subjects import RequestSubject
 
 TENANT = TenantKey("public")
+LEASE = Lease(nonce="n", worker="w1", attempt=1, cause="first")
 A = TypeVar("A")
 
 LIMITS = Limits(
