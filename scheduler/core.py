@@ -19,6 +19,7 @@ from scheduler.fleet import Fleet, Lost
 from scheduler.limits import Limits
 from scheduler.models import Model, Models
 from scheduler.requests import Requests
+from scheduler.turn import Turn
 from scheduler.window import FETCH_EXPIRES_S
 from schemas.dispatch import Leader, Pull
 from schemas.ids import ModelKey, WorkerId, is_key
@@ -51,13 +52,11 @@ class Core:
             # What was queued while a model was known has timed out by then: nothing is left to be found.
             kept_s=max(limits.request_timeout_max_s, limits.model_seen_s),
         )
-        self._requests = Requests(limits, self._fleet, self._models)
-        self._now = -inf
+        self._turn = Turn()
+        self._requests = Requests(limits, self._fleet, self._models, self._turn)
         self._sweep_at = -inf
         self._batch_at = inf
         self._announce_at = inf
-        self._connected = False
-        self._leading = False
         self._term = 0
         self._queue_depth = 0
 
@@ -105,7 +104,7 @@ class Core:
     @property
     def leading(self) -> bool:
         """Whether this scheduler leads."""
-        return self._leading
+        return self._turn.leading
 
     @property
     def held(self) -> int:
@@ -114,7 +113,7 @@ class Core:
 
     def next_deadline(self) -> float | None:
         """When `handle(Tick())` is wanted at the latest; None before the first event."""
-        if self._now == -inf:
+        if self._turn.now == -inf:
             return None
         return min(self._sweep_at, self._batch_at, self._requests.next_deadline())
 
@@ -124,18 +123,18 @@ class Core:
         self._requests.check()
         for model in self._models:
             model.window.check()
-            assert self._leading or not any(model.window.credit(klass) for klass in CLASSES)
+            assert self._turn.leading or not any(model.window.credit(klass) for klass in CLASSES)
         deadline = self.next_deadline()
-        assert deadline is None or deadline > self._now, "everything due has been done"
+        assert deadline is None or deadline > self._turn.now, "everything due has been done"
 
     def _advance(self, now: float) -> list[Action]:
         """Brings everything up to `now`, before the event that came then."""
-        assert now >= self._now, "time never goes back"
-        if self._connected and now - self._now > OWN_PAUSE_S:
+        assert now >= self._turn.now, "time never goes back"
+        if self._turn.connected and now - self._turn.now > OWN_PAUSE_S:
             self._fleet.watch_from(now)
         actions: list[Action] = []
-        self._now = self._requests.now = now
-        self._requests.out = actions
+        self._turn.now = now
+        self._turn.out = actions
         self._requests.advance()
         if self._batch_at <= now:
             self._stir_all()
@@ -145,32 +144,32 @@ class Core:
         return actions
 
     def _sweep(self) -> None:
-        probes, lost = self._fleet.sweep(self._now)
+        probes, lost = self._fleet.sweep(self._turn.now)
         for one in lost:
             self._on_lost(one)
-        if self._leading:
+        if self._turn.leading:
             self._out(*(events.Probe(worker) for worker in probes))
-        self._out(*(events.StopFetching(key) for key in self._models.forget_old(self._now)))
+        self._out(*(events.StopFetching(key) for key in self._models.forget_old(self._turn.now)))
         for model in self._models:
-            model.window.write_off(self._now)
+            model.window.write_off(self._turn.now)
             self._ensure(model)
         self._stir_all()
-        if self._leading and self._announce_at <= self._now:
+        if self._turn.leading and self._announce_at <= self._turn.now:
             self._announce()
 
     def _serve(self) -> None:
         """Hands out and fetches for every model that something happened to."""
-        stirred = self._requests.stirred
-        if self._leading and self._connected:
+        stirred = self._turn.stirred
+        if self._turn.leading and self._turn.connected:
             for key in stirred:
-                self._requests.dispatch(key)
+                self._requests.dispatcher.dispatch(key)
                 self._refill(key)
         stirred.clear()
         self._batch_at = inf
-        if self._limits.batch_window_s > 0 and self._leading and self._connected:
+        if self._limits.batch_window_s > 0 and self._turn.leading and self._turn.connected:
             for model in self._models:
                 if self._fleet.free(model.key):
-                    self._batch_at = min(self._batch_at, self._requests.batch_at(model.key))
+                    self._batch_at = min(self._batch_at, self._requests.dispatcher.batch_at(model.key))
 
     def _refill(self, key: ModelKey) -> None:
         model = self._models.get(key)
@@ -178,14 +177,14 @@ class Core:
             return
         free = self._fleet.free(key)
         for klass, batch in model.window.wants(free):
-            model.window.fetch(klass, batch, self._now)
+            model.window.fetch(klass, batch, self._turn.now)
             of_class = model.window.credit(klass) + model.window.waiting_of(klass)
             assert of_class <= free + self._limits.window_lead, "the window is bounded"
             self._out(events.Fetch(klass, key, batch, FETCH_EXPIRES_S))
 
     def _on_delivered(self, event: events.Delivered) -> None:
         model = self._models.get(event.model)
-        if model is not None and self._leading:
+        if model is not None and self._turn.leading:
             self._requests.delivered(event, model)
         else:
             # A fetch from when this scheduler led, or the model was known, brought it: another one deals with it.
@@ -205,49 +204,49 @@ class Core:
         before = self._fleet.get(WorkerId(pull.worker))
         was_staying = before is not None and not before.pull.leaving
         was_known = self._models.get(ModelKey(pull.model.key)) is not None
-        model = self._models.see(pull.model, self._now)
+        model = self._models.see(pull.model, self._turn.now)
         if model is None:
             return
-        lost = self._fleet.pulled(pull, self._now)
+        lost = self._fleet.pulled(pull, self._turn.now)
         if lost is not None:
             self._on_lost(lost)
         self._ensure(model)
-        if self._leading:
+        if self._turn.leading:
             self._remember(model)
             if not was_known or was_staying == pull.leaving:
                 self._announce()
         self._stir(model.key)
 
     def _on_probe_answered(self, worker: WorkerId, alive: bool) -> None:
-        lost = self._fleet.probe_answered(worker, alive=alive, now=self._now)
+        lost = self._fleet.probe_answered(worker, alive=alive, now=self._turn.now)
         if lost is not None:
             self._on_lost(lost)
 
     def _on_lost(self, lost: Lost) -> None:
         self._requests.worker_lost(lost)
         self._stir(ModelKey(lost.worker.pull.model.key))
-        if self._leading:
+        if self._turn.leading:
             self._announce()
 
     def _on_consumers_ready(self, key: ModelKey) -> None:
         model = self._models.get(key)
-        if model is not None and self._leading:
+        if model is not None and self._turn.leading:
             model.ready = True
             self._stir(key)
 
     def _on_became_leader(self, event: events.BecameLeader) -> None:
-        self._leading = self._requests.leading = True
+        self._turn.leading = True
         self._term = event.term
         for known in event.models:
             if is_key(known.card.key):
-                self._models.see(known.card, self._now - known.seen_age_s)
+                self._models.see(known.card, self._turn.now - known.seen_age_s)
         for model in self._models:
             self._ensure(model)
         self._stir_all()
         self._announce()
 
     def _on_lost_leadership(self) -> None:
-        self._leading = self._requests.leading = False
+        self._turn.leading = False
         for model in self._models:
             # Before anything is given back: an open fetch of ours would get it again.
             self._out(events.StopFetching(model.key))
@@ -256,11 +255,11 @@ class Core:
         self._requests.yield_all()
 
     def _on_connection_changed(self, connected: bool) -> None:
-        self._connected = self._requests.connected = connected
+        self._turn.connected = connected
         self._stir_all()
         if connected:
-            self._requests.connected_since = self._now
-            self._fleet.watch_from(self._now)
+            self._turn.connected_since = self._turn.now
+            self._fleet.watch_from(self._turn.now)
             self._requests.advance()
         for model in self._models:
             # The fetches are gone with the connection, and a broker that was restarted may have lost the consumers.
@@ -269,31 +268,31 @@ class Core:
             self._ensure(model)
 
     def _ensure(self, model: Model) -> None:
-        if self._leading and self._connected and model.asks_for_consumers(self._now):
+        if self._turn.leading and self._turn.connected and model.asks_for_consumers(self._turn.now):
             self._out(events.EnsureConsumers(model.key))
 
     def _remember(self, model: Model) -> None:
-        if model.is_worth_remembering(self._now):
+        if model.is_worth_remembering(self._turn.now):
             self._out(events.RememberModel(model.card))
 
     def _announce(self) -> None:
-        self._announce_at = self._now + self._limits.leader_interval_s
+        self._announce_at = self._turn.now + self._limits.leader_interval_s
         states = [
-            self._fleet.state(model.card, seen_age_s=self._now - model.seen_at)
+            self._fleet.state(model.card, seen_age_s=self._turn.now - model.seen_at)
             for model in self._models
-            if self._models.is_seen(model, self._now)
+            if self._models.is_seen(model, self._turn.now)
         ]
         self._out(events.Announce(Leader(self._scheduler, self._term, self._queue_depth, states)))
 
     def _stir(self, key: ModelKey) -> None:
-        self._requests.stirred[key] = None
+        self._turn.stir(key)
 
     def _stir_all(self) -> None:
         for model in self._models:
             self._stir(model.key)
 
     def _out(self, *actions: Action) -> None:
-        self._requests.out.extend(actions)
+        self._turn.out.extend(actions)
 
 
 def _is_sound(pull: Pull) -> bool:

@@ -76,6 +76,10 @@ class Models:
         """The model, if it is known."""
         return self._models.get(key)
 
+    def window_of(self, key: ModelKey) -> Window:
+        """The window of a model that something is held of: it is kept as long as that."""
+        return self._models[key].window
+
     def see(self, card: ModelCard, at: float) -> Model | None:
         """A worker served `card` at `at`. None: there are too many models already."""
         key = ModelKey(card.key)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
 
 from scheduler import events
-from scheduler.backlog import Backlog
+from scheduler.dispatcher import Dispatcher
 from scheduler.events import Action
 from scheduler.fleet import Fleet, Lost
 from scheduler.holding import Held, Holding, Name
 from scheduler.limits import Limits
 from scheduler.models import Model, Models
-from scheduler.window import Window
-from schemas.dispatch import Work, WorkItem
-from schemas.ids import ModelKey, WorkerId
+from scheduler.turn import Turn
+from schemas.ids import WorkerId
 from schemas.log import Entry
 from schemas.output import Cause, End, Failed, Handoff, Lease, Status
 from schemas.requests import InvalidMeta, RequestMeta
-
-EXCLUDED_S = 1.0
-"""A worker that did not answer an offer of a request gets no other one of it for this long."""
 
 RETRY_S = 1.0
 """Delay of a NAK for what cannot be dealt with now: the broker did not answer, or the window is full."""
@@ -29,37 +24,17 @@ _GIVEN_UP: tuple[Cause, ...] = ("handoff", "engine_error")
 """After these the worker that had the request runs it no longer, whatever its last pull said."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    """A batch that a worker has been asked to take. `returning`: it is said to run there already."""
-
-    batch: list[Held]
-    deadline: float
-    returning: bool
-
-
 class Requests:
-    """The held requests. `now`, `out`, `leading`, `connected` and `connected_since` are set by the core beforehand."""
+    """The held requests."""
 
-    def __init__(self, limits: Limits, fleet: Fleet, models: Models) -> None:
+    def __init__(self, limits: Limits, fleet: Fleet, models: Models, turn: Turn) -> None:
         self._limits = limits
         self._fleet = fleet
         self._models = models
+        self._turn = turn
         self._holding = Holding(ack_wait_s=limits.ack_wait_s)
-        self._backlog = Backlog(
-            batch_window_s=limits.batch_window_s,
-            batch_size_max=limits.batch_size_max,
-            batch_bytes_max=limits.batch_bytes_max,
-        )
-        self._offers: dict[tuple[WorkerId, int], _Offer] = {}
+        self.dispatcher = Dispatcher(limits, fleet, models, self._holding, turn)
         self._order = 0
-        self.now = -inf
-        self.out: list[Action] = []
-        self.connected = False
-        self.connected_since = inf
-        self.leading = False
-        self.stirred: dict[ModelKey, None] = {}
-        """Models whose waiting requests or window changed: the core dispatches and fetches for them."""
 
     def __len__(self) -> int:
         return len(self._holding)
@@ -67,21 +42,21 @@ class Requests:
     def delivered(self, event: events.Delivered, model: Model) -> None:
         """A message came while leading."""
         model.window.use(event.klass, 1)
-        self.stirred[event.model] = None
+        self._turn.stir(event.model)
         if event.subject is None:
             # It names no log that an END could close, and nobody can ask for it.
-            self.out.append(events.Ack(event.ack))
+            self._out(events.Ack(event.ack))
             return
         old = self._holding.get((event.subject.tenant, event.subject.rid))
         if old is None:
             self._take_in(event, model, (event.subject.tenant, event.subject.rid))
         elif old.stream_seq != event.stream_seq:
             # Queued twice, in two classes or models: one at a time, and the second finds the END of the first.
-            self.out.append(events.Nak(event.ack, self._limits.ack_wait_s))
+            self._out(events.Nak(event.ack, self._limits.ack_wait_s))
         elif old.place in ("offered", "closing"):
             old.ack = event.ack
             old.attempt = event.attempt
-            self._holding.touch(old, self.now)
+            self._holding.touch(old, self._turn.now)
         else:
             self._leave(old)
             self._take_in(event, model, old.name)
@@ -116,53 +91,33 @@ class Requests:
         """An END is said to be stored. The worker that runs or is offered the request finds it itself."""
         held = self._holding.get(name)
         if held is None:
-            if self.leading and self.connected and not self._fleet.runs_anywhere(name):
-                self.out.append(events.DeleteQueued(*name))
+            if self._turn.leading and self._turn.connected and not self._fleet.runs_anywhere(name):
+                self._out(events.DeleteQueued(*name))
         elif held.place in ("waiting", "reading"):
             self._read(held)
 
     def answered(self, event: events.Answered) -> None:
-        """A worker answered an offer; one answer per item, or it counts as none."""
-        offer = self._offers.get((event.worker, event.seq))
-        if offer is None:
-            return
-        if len(event.answers) != len(offer.batch):
-            self.offer_failed(event.worker, event.seq)
-            return
-        del self._offers[event.worker, event.seq]
-        for held, answer in zip(offer.batch, event.answers, strict=True):
-            if not self._holding.has(held):
-                continue
-            if answer in ("accepted", "mine"):
-                self._fleet.accepted(event.worker, event.seq, held.name, held.ack)
-                self._leave(held)
-            elif answer == "done":
+        """A worker answered an offer."""
+        for held, answer in self.dispatcher.answered(event):
+            if held.place == "offered":
                 self._leave(held)
             else:
-                self._fleet.full(event.worker, event.seq)
-                if offer.returning:
-                    held.excluded[event.worker] = self.now + EXCLUDED_S
+                assert answer in ("full", "draining")
                 self._return(held)
 
     def offer_failed(self, worker: WorkerId, seq: int) -> None:
-        """No answer to an offer, or none that can be used: its requests go elsewhere. Fencing covers a late one."""
-        offer = self._offers.pop((worker, seq), None)
-        if offer is None:
-            return
-        self._fleet.failed(worker, seq)
-        for held in offer.batch:
-            if self._holding.has(held):
-                held.excluded[worker] = self.now + EXCLUDED_S
-                self._return(held)
+        """No answer to an offer."""
+        for held in self.dispatcher.failed(worker, seq):
+            self._return(held)
 
     def worker_lost(self, lost: Lost) -> None:
         """A worker is dead: what it was offered waits again, what it ran comes back as a new delivery."""
-        for worker, seq in [key for key in self._offers if key[0] == lost.id]:
-            self._give_up_offer(worker, seq)
-        if self.leading and self.connected:
+        for held in self.dispatcher.lost(lost.id):
+            self._return(held)
+        if self._turn.leading and self._turn.connected:
             acks = lost.worker.acks()
-            self.out.append(events.WorkerGone(lost.id, lost.reason, len(acks)))
-            self.out += [events.Nak(ack, 0.0) for ack in acks.values()]
+            self._out(events.WorkerGone(lost.id, lost.reason, len(acks)))
+            self._out(*(events.Nak(ack, 0.0) for ack in acks.values()))
 
     def yield_all(self) -> None:
         """Leadership is lost: another scheduler gets what waits. What is under way is finished here."""
@@ -172,61 +127,38 @@ class Requests:
 
     def advance(self) -> None:
         """What the clock brings up to `now`."""
-        for held in self._holding.let_go(self.now):
+        for held in self._holding.let_go(self._turn.now):
             self._leave(held)
-        if self.connected:
-            for held in self._holding.to_extend(self.now):
-                self.out.append(events.Progress(held.ack))
-                self._holding.touch(held, self.now)
-        for held in self._holding.expired(self.now):
+        if self._turn.connected:
+            for held in self._holding.to_extend(self._turn.now):
+                self._out(events.Progress(held.ack))
+                self._holding.touch(held, self._turn.now)
+        for held in self._holding.expired(self._turn.now):
             if held.place == "waiting":
                 self._close_expired(held)
-        while self._offers:
-            (worker, seq), offer = next(iter(self._offers.items()))
-            if offer.deadline > self.now:
-                break
-            self._give_up_offer(worker, seq)
+        for held in self.dispatcher.timed_out():
+            self._return(held)
 
     def next_deadline(self) -> float:
         """When `advance` has something to do."""
-        offer_at = next(iter(self._offers.values())).deadline if self._offers else inf
-        return min(offer_at, self._holding.next_deadline(connected=self.connected))
-
-    def dispatch(self, model: ModelKey) -> None:
-        """Offers what waits to whoever has room, the least loaded worker first."""
-        while not self._backlog.is_empty(model):
-            for worker_id in self._fleet.by_credit(model):
-                batch = self._backlog.take(model, worker_id, self._fleet.credit(worker_id), self.now)
-                if batch:
-                    self._offer(worker_id, batch, returning=False)
-                    break
-            else:
-                return
-
-    def batch_at(self, model: ModelKey) -> float:
-        """When a group of `model` that waits to fill has waited long enough."""
-        return self._backlog.ready_at(model, self.now)
+        holding_at = self._holding.next_deadline(connected=self._turn.connected)
+        return min(self.dispatcher.next_deadline(), holding_at)
 
     def check(self) -> None:
         """Asserts its invariants."""
         self._holding.check()
-        offered = [held for offer in self._offers.values() for held in offer.batch if self._holding.has(held)]
-        for place, found in (("waiting", self._backlog.check()), ("offered", offered)):
-            expected = [held for held in self._holding if held.place == place]
-            assert sorted(held.order for held in found) == sorted(held.order for held in expected), place
+        self.dispatcher.check()
         for model in self._models:
             mine = [held for held in self._holding if held.model == model.key]
             assert model.window.held == len(mine)
             assert model.window.size_bytes == sum(len(held.body) for held in mine)
             assert model.window.waiting == sum(held.place != "offered" for held in mine)
         assert all(self._models.get(held.model) is not None for held in self._holding)
-        assert self.leading or all(held.place in ("offered", "closing") for held in self._holding)
-        deadlines = [offer.deadline for offer in self._offers.values()]
-        assert deadlines == sorted(deadlines)
+        assert self._turn.leading or all(held.place in ("offered", "closing") for held in self._holding)
 
     def _take_in(self, event: events.Delivered, model: Model, name: Name) -> None:
         if not model.window.fits(len(event.body)):
-            self.out.append(events.Nak(event.ack, RETRY_S))
+            self._out(events.Nak(event.ack, RETRY_S))
             return
         self._order += 1
         held = Held(
@@ -239,8 +171,8 @@ class Requests:
             attempt=event.attempt,
             meta=RequestMeta() if isinstance(event.meta, InvalidMeta) else event.meta,
             body=event.body,
-            arrived=self.now - event.age_s,
-            touched=self.now,
+            arrived=self._turn.now - event.age_s,
+            touched=self._turn.now,
         )
         self._holding.add(held)
         model.window.enter(held.klass, len(held.body))
@@ -249,7 +181,7 @@ class Requests:
             self._close(held, "error", "bad_request", event.meta.reason)
         elif len(held.body) > bytes_max:
             self._close(held, "error", "too_large", f"the request is larger than {bytes_max} bytes")
-        elif held.attempt > 1 or held.arrived < self.connected_since:
+        elif held.attempt > 1 or held.arrived < self._turn.connected_since:
             # A broker killed and started again has been seen counting deliveries from one: older than the connection
             # is as good as delivered before.
             self._read(held)
@@ -259,57 +191,23 @@ class Requests:
 
     def _read(self, held: Held) -> None:
         if held.place == "waiting":
-            self._backlog.remove(held)
+            self.dispatcher.withdraw(held)
         held.place = "reading"
         held.reads += 1
-        self.out.append(events.ReadCtl(*held.name))
+        self._out(events.ReadCtl(*held.name))
 
     def _queue(self, held: Held) -> None:
         """Sends a request on its way to a worker: to the one that runs it already, else it waits for its turn."""
-        if held.expires_at <= self.now:
+        if held.expires_at <= self._turn.now:
             self._close_expired(held)
             return
-        if held.cause != "first" and held.cause not in _GIVEN_UP:
-            runner = self._fleet.runner_of(held.model, held.name)
-            if runner is not None and held.excluded.get(runner, -inf) <= self.now:
-                self._offer(runner, [held], returning=True)
-                return
-        held.place = "waiting"
-        self._backlog.add(held, self.now)
-        self.stirred[held.model] = None
-
-    def _offer(self, worker: WorkerId, batch: list[Held], *, returning: bool) -> None:
-        seq = self._fleet.offer(worker, 0 if returning else len(batch))
-        items = []
-        for held in batch:
-            held.place = "offered"
-            self._window(held).offer(held.klass)
-            items.append(
-                WorkItem(
-                    rid=held.name[1],
-                    tenant=held.name[0],
-                    ack=held.ack,
-                    attempt=held.attempt,
-                    ctl_seq=held.ctl_seq,
-                    cause=held.cause,
-                    age_s=self.now - held.arrived,
-                    meta=held.meta,
-                    body=held.body,
-                    klass=held.klass,
-                )
-            )
-        self._offers[worker, seq] = _Offer(batch, self.now + self._limits.offer_timeout_s, returning)
-        self.out.append(events.Offer(worker, Work(seq, items)))
-
-    def _give_up_offer(self, worker: WorkerId, seq: int) -> None:
-        self.out.append(events.ForgetOffer(worker, seq))
-        self.offer_failed(worker, seq)
+        is_running = held.cause != "first" and held.cause not in _GIVEN_UP
+        if not (is_running and self.dispatcher.return_to_runner(held)):
+            self.dispatcher.wait(held)
 
     def _return(self, held: Held) -> None:
         """An offered request is ours again."""
-        held.place = "reading"
-        self._window(held).wait(held.klass)
-        if self.leading:
+        if self._turn.leading:
             self._queue(held)
         else:
             self._give_back(held, 0.0)
@@ -325,32 +223,27 @@ class Requests:
         self, held: Held, status: Status, reason: str, message: str, *, expect: int | None = None
     ) -> None:
         if held.place == "waiting":
-            self._backlog.remove(held)
+            self.dispatcher.withdraw(held)
         held.place = "closing"
         self._holding.expire_at(held, inf)
         end = End(status=status, reason=reason, message=message, fingerprint=held.meta.fingerprint)
-        self.out.append(events.Close(*held.name, end, expect))
+        self._out(events.Close(*held.name, end, expect))
 
     def _settle(self, held: Held) -> None:
-        self.out.append(events.Ack(held.ack))
+        self._out(events.Ack(held.ack))
         self._leave(held)
 
     def _give_back(self, held: Held, delay_s: float) -> None:
-        if self.connected:
-            self.out.append(events.Nak(held.ack, delay_s))
+        if self._turn.connected:
+            self._out(events.Nak(held.ack, delay_s))
         self._leave(held)
 
     def _leave(self, held: Held) -> None:
         if held.place == "waiting":
-            self._backlog.remove(held)
+            self.dispatcher.withdraw(held)
         self._holding.remove(held)
-        self._window(held).leave(held.klass, len(held.body), waiting=held.place != "offered")
-        self.stirred[held.model] = None
-
-    def _window(self, held: Held) -> Window:
-        model = self._models.get(held.model)
-        assert model is not None, "the model of a held request is kept"
-        return model.window
+        self._models.window_of(held.model).leave(held.klass, len(held.body), waiting=held.place != "offered")
+        self._turn.stir(held.model)
 
     def _set_expiry(self, held: Held) -> None:
         """A request that once had a lease has been taken by a worker: only its whole time counts from then on."""
@@ -374,4 +267,7 @@ class Requests:
                 return "redelivered"
 
     def _is_dead(self, worker: WorkerId) -> bool:
-        return self._fleet.get(worker) is None and self._fleet.has_evidence(self.now)
+        return self._fleet.get(worker) is None and self._fleet.has_evidence(self._turn.now)
+
+    def _out(self, *actions: Action) -> None:
+        self._turn.out.extend(actions)
