@@ -37,12 +37,16 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Running(msgspec.Struct, frozen=True, array_like=True):
-    """A request a worker holds, the ack subject of the delivery it holds it by, and its `RequestMeta.grace_s`."""
+    """A request a worker holds, the ack subject of the delivery it holds it by, and its `RequestMeta.grace_s`.
+
+    `started`: this attempt has made a token.
+    """
 
     rid: str
     ack: str
     tenant: str = ANONYMOUS
     grace_s: float | None = None
+    started: bool = True
 
 
 class Pull(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -253,8 +253,9 @@ class WorkerCore:
         if now >= self._full_pull_at:
             self._full_pull_at = now + self._limits.pull_interval_s
             running = [
-                Running(item.rid, item.ack, item.tenant, item.meta.grace_s)
-                for item in [attempt.item for attempt in self._attempts.values()]
+                Running(item.rid, item.ack, item.tenant, item.meta.grace_s, attempt.run.has_spoken)
+                for attempt in self._attempts.values()
+                for item in [attempt.item]
             ]
         self._pull_at = inf
         self._told_free = self._free

@@ -44,6 +44,11 @@ class Run:
         """The engine ended the run by itself."""
         self.number = 0
 
+    @property
+    def has_spoken(self) -> bool:
+        """Whether this attempt has made a token."""
+        return self._first_token_at is not None
+
     def spoke(self, now: float) -> None:
         """Tokens came."""
         if self._first_token_at is None:

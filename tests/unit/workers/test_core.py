@@ -113,7 +113,7 @@ def test_the_heartbeat_lists_what_runs() -> None:
     pulls = [action.pull for action in all_of(harness.later(1.01), SendPull)]
     full = [pull for pull in pulls if pull.running is not None]
     assert len(full) == 2
-    assert full[0].running == [Running(RID, f"ack.{RID}.1")]
+    assert full[0].running == [Running(RID, f"ack.{RID}.1", started=False)]
     assert full[0].steps == 17
     assert full[0].worker == "w1"
 
@@ -123,7 +123,7 @@ def test_a_new_leader_and_a_reconnect_get_a_full_pull_at_once() -> None:
     harness.do(Tick())
     harness.running()
     harness.do(Tick())
-    assert one(harness.do(LeaderSeen(3)), SendPull).pull.running == [Running(RID, f"ack.{RID}.1")]
+    assert one(harness.do(LeaderSeen(3)), SendPull).pull.running == [Running(RID, f"ack.{RID}.1", started=False)]
     assert all_of(harness.do(LeaderSeen(3)), SendPull) == []
     harness.do(ConnectionChanged(connected=False))
     assert all_of(harness.later(2), SendPull) == []
@@ -259,3 +259,13 @@ def test_the_number_of_timers_does_not_grow() -> None:
         while (at := harness.core.next_deadline()) is not None and at <= harness.now:
             harness.do(Tick())
     assert len(harness.core._timers) < 20
+
+
+def test_the_heartbeat_tells_which_attempts_have_made_a_token() -> None:
+    harness = Harness()
+    harness.do(Tick())
+    harness.running()
+    harness.output((1, "a"))
+    running = one(harness.do(LeaderSeen(3)), SendPull).pull.running
+    assert running is not None
+    assert running[0].started
