@@ -35,6 +35,16 @@ class OutputLog:
         stored = await self._js.read(OUTPUT, subjects.output_log(tenant, rid), start_seq=start_seq)
         return [decode_entry(one) for one in stored if upto_seq is None or one.seq <= upto_seq]
 
+    async def ctl_chain(self, tenant: str, rid: str) -> list[Entry]:
+        """All ctl records, in stream order. A replica may lag: the newest ones may be missing."""
+        stored = await self._js.read(OUTPUT, subjects.output_ctl(tenant, rid))
+        return [decode_entry(one) for one in stored]
+
+    async def last_tok_seq(self, tenant: str, rid: str) -> int:
+        """The sequence of the newest tok record, from the stream leader; 0: there is none."""
+        stored = await self._js.last(OUTPUT, subjects.output_tok(tenant, rid))
+        return 0 if stored is None else stored.seq
+
     async def close(self, tenant: str, rid: str, end: End, *, expect: int | None = None) -> Entry:
         """Writes `end` for a request one does not run, by CAS on its last ctl record, which fences the attempt.
 

@@ -2,13 +2,20 @@
 
 It keeps soft state only. Everything here may be wiped at any time and is rebuilt from deliveries and pulls.
 
-core      the decisions: events in, actions out; time and leadership
-requests  what becomes of each held request
-holding   which requests are held, and until when
-backlog   the order of those that wait, and batches made of them
-window    how much of a model may be pulled from the queue
-models    which models there are
-fleet     workers: credit, what they run, whether they live
-election  who leads
-service   the thin shell: messages to events, actions to messages
+core          the decisions: events in, actions out; time and leadership
+turn          what the parts of the core share while one event is handled
+requests      what becomes of each held request
+holding       which requests are held, and until when
+dispatcher    who is offered what
+backlog       the order of those that wait, and batches made of them
+suspects      requests that brought an engine down, each on a worker of its own
+cancels       cancels, a few at a time
+readers       who reads at which edge, and what nobody reads any more
+window        how much of a model may be pulled from the queue
+models        which models there are
+fleet         workers: credit, what they run, whether they live
+election      who leads
+service       the thin shell: messages to events, actions to messages
+broker_calls  the shell's calls about single requests
+leadership    the shell's calls on the leader's key
 """

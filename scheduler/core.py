@@ -15,9 +15,11 @@ from typing import assert_never
 
 from scheduler import events
 from scheduler.events import Action, Event
-from scheduler.fleet import Fleet, Lost
+from scheduler.fleet import Fleet, Lost, name_of
+from scheduler.holding import Name
 from scheduler.limits import Limits
 from scheduler.models import Model, Models
+from scheduler.readers import Readers
 from scheduler.requests import Requests
 from scheduler.turn import Turn
 from scheduler.window import FETCH_EXPIRES_S
@@ -33,6 +35,12 @@ STRAGGLER_S = 1.0
 
 OWN_PAUSE_S = 1.0
 """A core runs at least every `SWEEP_S`. After a gap this long it was paused itself and knows nothing of others."""
+
+READERS_INTERVAL_S = 0.5
+"""How often it is looked for requests that nobody reads; edges tell once a second who reads."""
+
+CANCEL_REASON_MAX = 1000
+"""Characters of a canceller's own words that END repeats to the client."""
 
 SLOTS_MAX = 65_536
 """What a worker may claim to have; the same as the setting allows."""
@@ -54,7 +62,9 @@ class Core:
         )
         self._turn = Turn()
         self._requests = Requests(limits, self._fleet, self._models, self._turn)
+        self._readers = Readers(silent_s=limits.edge_silent_s)
         self._sweep_at = -inf
+        self._look_for_readers_at = -inf
         self._batch_at = inf
         self._announce_at = inf
         self._term = 0
@@ -72,12 +82,20 @@ class Core:
                 self._on_pull(pull)
             case events.CtlRead(tenant, rid, entry):
                 self._requests.ctl_read((tenant, rid), entry)
+            case events.HistoryRead():
+                self._requests.history_read(event)
             case events.EndWritten(tenant, rid):
                 self._requests.end_written((tenant, rid))
             case events.CallFailed(tenant, rid):
                 self._requests.call_failed((tenant, rid))
             case events.CancelHinted(tenant, rid):
                 self._requests.cancel_hinted((tenant, rid))
+            case events.CancelWished(tenant, rid, reason, reply_to):
+                self._on_cancel_wished((tenant, rid), reason, reply_to)
+            case events.CancelOver(tenant, rid):
+                self._requests.cancel_over((tenant, rid))
+            case events.EdgeHeard(beat):
+                self._readers.heard(beat, now)
             case events.FetchEnded():
                 self._on_fetch_ended(event)
             case events.OfferFailed(worker, seq):
@@ -121,6 +139,7 @@ class Core:
         """Asserts every invariant; for tests, after each event."""
         self._fleet.check()
         self._requests.check()
+        self._readers.check()
         for model in self._models:
             model.window.check()
             assert self._turn.leading or not any(model.window.credit(klass) for klass in CLASSES)
@@ -131,7 +150,7 @@ class Core:
         """Brings everything up to `now`, before the event that came then."""
         assert now >= self._turn.now, "time never goes back"
         if self._turn.connected and now - self._turn.now > OWN_PAUSE_S:
-            self._fleet.watch_from(now)
+            self._watch_from(now)
         actions: list[Action] = []
         self._turn.now = now
         self._turn.out = actions
@@ -154,11 +173,24 @@ class Core:
             model.window.write_off(self._turn.now)
             self._ensure(model)
         self._stir_all()
+        if self._turn.connected and self._look_for_readers_at <= self._turn.now:
+            self._look_for_readers_at = self._turn.now + READERS_INTERVAL_S
+            self._look_for_readers()
         if self._turn.leading and self._announce_at <= self._turn.now:
             self._announce()
 
+    def _look_for_readers(self) -> None:
+        """Standbys keep the books, too; only the leader ends what nobody reads."""
+        for held in self._requests:
+            self._readers.seen(held.name, held.meta.grace_s, self._turn.now)
+        self._readers.sweep(self._turn.now)
+        if self._turn.leading:
+            for name in self._readers.abandoned(self._turn.now):
+                self._requests.cancel(name, "nobody reads it any more")
+
     def _serve(self) -> None:
         """Hands out and fetches for every model that something happened to."""
+        self._requests.start_cancels()
         stirred = self._turn.stirred
         if self._turn.leading and self._turn.connected:
             for key in stirred:
@@ -210,6 +242,8 @@ class Core:
         lost = self._fleet.pulled(pull, self._turn.now)
         if lost is not None:
             self._on_lost(lost)
+        for one in pull.running or ():
+            self._readers.seen(name_of(one), one.grace_s, self._turn.now)
         self._ensure(model)
         if self._turn.leading:
             self._remember(model)
@@ -221,6 +255,14 @@ class Core:
         lost = self._fleet.probe_answered(worker, alive=alive, now=self._turn.now)
         if lost is not None:
             self._on_lost(lost)
+
+    def _on_cancel_wished(self, name: Name, reason: str, reply_to: str) -> None:
+        if self._turn.leading and self._turn.connected:
+            self._requests.cancel(name, reason[:CANCEL_REASON_MAX] or "cancelled", reply_to=reply_to)
+
+    def _watch_from(self, now: float) -> None:
+        self._fleet.watch_from(now)
+        self._readers.watch_from(now)
 
     def _on_lost(self, lost: Lost) -> None:
         self._requests.worker_lost(lost)
@@ -259,7 +301,7 @@ class Core:
         self._stir_all()
         if connected:
             self._turn.connected_since = self._turn.now
-            self._fleet.watch_from(self._turn.now)
+            self._watch_from(self._turn.now)
             self._requests.advance()
         for model in self._models:
             # The fetches are gone with the connection, and a broker that was restarted may have lost the consumers.

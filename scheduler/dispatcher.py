@@ -11,6 +11,7 @@ from scheduler.fleet import Fleet
 from scheduler.holding import Held, Holding
 from scheduler.limits import Limits
 from scheduler.models import Models
+from scheduler.suspects import Suspects
 from scheduler.turn import Turn
 from schemas.dispatch import Answer, Work, WorkItem
 from schemas.ids import ModelKey, WorkerId
@@ -42,17 +43,20 @@ class Dispatcher:
             batch_size_max=limits.batch_size_max,
             batch_bytes_max=limits.batch_bytes_max,
         )
+        self._suspects = Suspects(fleet, alone_wait_s=limits.alone_wait_s)
         self._offers: dict[tuple[WorkerId, int], _Offer] = {}
 
     def wait(self, held: Held) -> None:
-        """A request waits for its turn."""
+        """A request waits for its turn; one with a strike for a worker of its own."""
         held.place = "waiting"
-        self._backlog.add(held, self._turn.now)
+        line = self._suspects if held.strikes else self._backlog
+        line.add(held, self._turn.now)
         self._turn.stir(held.model)
 
     def withdraw(self, held: Held) -> None:
         """Takes out a request that waits."""
-        self._backlog.remove(held)
+        line = self._suspects if held.strikes else self._backlog
+        line.remove(held)
 
     def return_to_runner(self, held: Held) -> bool:
         """Offers a request to the worker that says it runs it already. False: there is none."""
@@ -64,6 +68,8 @@ class Dispatcher:
 
     def dispatch(self, model: ModelKey) -> None:
         """Offers what waits to whoever has room, the least loaded worker first."""
+        while suspect := self._suspects.take(model, self._turn.now):
+            self._offer(suspect[0], [suspect[1]], returning=False)
         while not self._backlog.is_empty(model):
             for worker_id in self._fleet.by_credit(model):
                 batch = self._backlog.take(model, worker_id, self._fleet.credit(worker_id), self._turn.now)
@@ -134,7 +140,8 @@ class Dispatcher:
     def check(self) -> None:
         """Asserts its invariants."""
         offered = [held for offer in self._offers.values() for held in offer.batch if self._holding.has(held)]
-        for place, found in (("waiting", self._backlog.check()), ("offered", offered)):
+        waiting = self._backlog.check() + self._suspects.check()
+        for place, found in (("waiting", waiting), ("offered", offered)):
             expected = [held for held in self._holding if held.place == place]
             assert sorted(held.order for held in found) == sorted(held.order for held in expected), place
         deadlines = [offer.deadline for offer in self._offers.values()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from schemas.dispatch import Answer, Leader, ModelCard, Pull, Work
+from schemas.dispatch import Answer, EdgeBeat, Leader, ModelCard, Pull, Work
 from schemas.ids import ModelKey, RequestId, TenantKey, WorkerId
 from schemas.log import Entry
 from schemas.output import End
@@ -87,10 +87,19 @@ class EndWritten(msgspec.Struct, frozen=True):
 
 
 class CallFailed(msgspec.Struct, frozen=True):
-    """The broker did not answer a ReadCtl or a Close: what became of it is not known."""
+    """The broker did not answer a ReadCtl, ReadHistory, Close or Cancel: what became of it is not known."""
 
     tenant: TenantKey
     rid: RequestId
+
+
+class HistoryRead(msgspec.Struct, frozen=True):
+    """Every ctl record of a request, and the sequence of its last tok record (0: it has none)."""
+
+    tenant: TenantKey
+    rid: RequestId
+    entries: list[Entry]
+    tok_seq: int
 
 
 class CancelHinted(msgspec.Struct, frozen=True):
@@ -98,6 +107,28 @@ class CancelHinted(msgspec.Struct, frozen=True):
 
     tenant: TenantKey
     rid: RequestId
+
+
+class CancelWished(msgspec.Struct, frozen=True):
+    """Somebody wants the request cancelled, and to be told its END at the subject `reply_to` ("": no answer)."""
+
+    tenant: TenantKey
+    rid: RequestId
+    reason: str
+    reply_to: str
+
+
+class CancelOver(msgspec.Struct, frozen=True):
+    """A Cancel or DeleteQueued is over, however it ended."""
+
+    tenant: TenantKey
+    rid: RequestId
+
+
+class EdgeHeard(msgspec.Struct, frozen=True):
+    """An edge's heartbeat."""
+
+    beat: EdgeBeat
 
 
 class KnownModel(msgspec.Struct, frozen=True):
@@ -145,7 +176,11 @@ Event = (
     | CtlRead
     | EndWritten
     | CallFailed
+    | HistoryRead
     | CancelHinted
+    | CancelWished
+    | CancelOver
+    | EdgeHeard
     | BecameLeader
     | LostLeadership
     | ConnectionChanged
@@ -215,6 +250,13 @@ class ReadCtl(msgspec.Struct, frozen=True):
     rid: RequestId
 
 
+class ReadHistory(msgspec.Struct, frozen=True):
+    """Read all ctl records and the last tok's sequence; say HistoryRead or CallFailed."""
+
+    tenant: TenantKey
+    rid: RequestId
+
+
 class Close(msgspec.Struct, frozen=True):
     """Write `end` unless there is an END already; say EndWritten or CallFailed.
 
@@ -227,8 +269,23 @@ class Close(msgspec.Struct, frozen=True):
     expect: int | None
 
 
+class Cancel(msgspec.Struct, frozen=True):
+    """Write `end` unless there is an END already, tell everybody by a cancel hint (this scheduler hears it, too), and
+    send the END that is in the log to `reply_to`. Say EndWritten or CallFailed, then CancelOver.
+
+    Unless it `is_known`, a request that is neither queued nor in the log gets no END, and an empty answer.
+    """
+
+    tenant: TenantKey
+    rid: RequestId
+    end: End
+    is_known: bool
+    reply_to: str
+
+
 class DeleteQueued(msgspec.Struct, frozen=True):
-    """Delete the request's message wherever it is queued, after seeing its END: nobody here knows who holds it."""
+    """Delete the request's message wherever it is queued, after seeing its END: nobody here knows who holds it. Say
+    CancelOver."""
 
     tenant: TenantKey
     rid: RequestId
@@ -270,7 +327,9 @@ Action = (
     | Nak
     | Progress
     | ReadCtl
+    | ReadHistory
     | Close
+    | Cancel
     | DeleteQueued
     | Probe
     | WorkerGone

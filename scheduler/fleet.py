@@ -34,7 +34,8 @@ class Worker:
     """A live worker as its newest pull shows it.
 
     `offered`: Work seq -> requests in it, for work the pull does not know of yet. `listed` and `accepted`: ack subjects
-    of what it runs, by its last full pull and by its answers since then.
+    of what it runs, by its last full pull and by its answers since then. `suspect`: a request with a strike that was
+    offered as Work `suspect_seq` and has no new token yet. `is_kept`: until `kept_until` it gets nothing but suspects.
     """
 
     pull: Pull
@@ -46,10 +47,24 @@ class Worker:
     accepted: dict[Name, tuple[int, str]] = field(default_factory=dict)
     probed_at: float = -inf
     refusals: int = 0
+    suspect: Name | None = None
+    suspect_seq: int = 0
+    is_kept: bool = False
+    kept_until: float = -inf
 
     @property
     def credit(self) -> int:
-        """Requests it will take beyond those it has been offered."""
+        """Requests it will take beyond those it has been offered; none while it is kept for a suspect."""
+        return 0 if self.is_kept else self.room
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it runs nothing."""
+        return 0 < self.room == self.pull.slots
+
+    @property
+    def room(self) -> int:
+        """Free slots beyond what it has been offered."""
         if self.pull.leaving or self.full_seq > self.pull.work_seq:
             return 0
         return max(0, self.pull.free - sum(self.offered.values()))
@@ -113,6 +128,9 @@ class Fleet:
             del worker.offered[seq]
         if pull.running is not None:
             _reconcile(worker, pull.running, pull.work_seq)
+        if worker.suspect is not None and _has_begun(worker, pull):
+            worker.suspect = None
+            worker.is_kept = False
         return lost
 
     def get(self, worker: WorkerId) -> Worker | None:
@@ -136,6 +154,34 @@ class Fleet:
         order = sorted((-worker.credit, worker_id) for worker_id, worker in self.of(model).items())
         return [worker_id for credit, worker_id in order if credit]
 
+    def by_room(self, model: ModelKey) -> list[WorkerId]:
+        """The workers of `model` that may take a suspect, the least loaded first."""
+        order = sorted(
+            (-worker.room, worker_id)
+            for worker_id, worker in self.of(model).items()
+            if worker.room and worker.suspect is None
+        )
+        return [worker_id for _, worker_id in order]
+
+    def keep(self, worker_id: WorkerId, until: float) -> None:
+        """The worker gets nothing but suspects."""
+        worker = self._workers[worker_id]
+        worker.is_kept = True
+        worker.kept_until = until
+
+    def give_free(self, worker_id: WorkerId) -> None:
+        """The worker is kept for nobody."""
+        worker = self._workers.get(worker_id)
+        if worker is not None and worker.suspect is None:
+            worker.is_kept = False
+
+    def expect_suspect(self, worker_id: WorkerId, suspect: Name) -> None:
+        """The next offer to the worker is `suspect`: it gets no other one before the first new token of this one."""
+        worker = self._workers[worker_id]
+        assert worker.suspect is None, "two suspects do not meet"
+        worker.suspect = suspect
+        worker.suspect_seq = worker.seq + 1
+
     def runner_of(self, model: ModelKey, name: Name) -> WorkerId | None:
         """The worker of `model` that says it runs this request and means to go on with it."""
         for worker_id, worker in self.of(model).items():
@@ -150,7 +196,7 @@ class Fleet:
     def offer(self, worker_id: WorkerId, requests: int) -> int:
         """Notes an offer that takes up to `requests` slots (0: only what it runs already); returns its Work seq."""
         worker = self._workers[worker_id]
-        assert requests <= worker.credit, "an offer never goes beyond the credit"
+        assert requests <= worker.room, "an offer never goes beyond the credit"
         worker.seq += 1
         worker.offered[worker.seq] = requests
         return worker.seq
@@ -167,12 +213,14 @@ class Fleet:
         """The worker had no room for the offer `seq`: nothing more until a pull that knows of it."""
         worker = self._workers[worker_id]
         worker.full_seq = max(worker.full_seq, seq)
+        _acquit(worker, seq)
 
     def failed(self, worker_id: WorkerId, seq: int) -> None:
         """The offer `seq` got no answer. If it arrived after all, the next pull's free slots tell."""
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker.offered.pop(seq, None)
+            _acquit(worker, seq)
 
     def probe_answered(self, worker_id: WorkerId, *, alive: bool, now: float) -> Lost | None:
         """A probe came back. Nobody there twice in a row: the worker's connection is gone."""
@@ -184,6 +232,8 @@ class Fleet:
 
     def sweep(self, now: float) -> tuple[list[WorkerId], list[Lost]]:
         """What is due by the clock: (workers to probe, workers that have been silent for too long)."""
+        for worker in self._workers.values():
+            worker.is_kept = worker.is_kept and now < worker.kept_until
         if not self.has_evidence(now):
             return [], []
         probes: list[WorkerId] = []
@@ -225,6 +275,22 @@ class Fleet:
         if not self._models[model]:
             del self._models[model]
         return Lost(worker_id, worker, reason)
+
+
+def _has_begun(worker: Worker, pull: Pull) -> bool:
+    """Whether this pull says that the suspect has made a new token, or is not there any more."""
+    if pull.work_seq < worker.suspect_seq:
+        return False
+    if pull.running is None:
+        return pull.free == pull.slots
+    return all(one.started for one in pull.running if name_of(one) == worker.suspect)
+
+
+def _acquit(worker: Worker, seq: int) -> None:
+    """The offer of the suspect came to nothing."""
+    if worker.suspect is not None and seq == worker.suspect_seq:
+        worker.suspect = None
+        worker.is_kept = False
 
 
 def _reconcile(worker: Worker, running: list[Running], work_seq: int) -> None:

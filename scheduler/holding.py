@@ -49,6 +49,11 @@ class Held:
     reads: int = 0
     """Reads of its log that have not come back."""
     queued_at: float = 0.0
+    strikes: int = 0
+    alone_until: float = inf
+    """With a strike: until when it waits for a worker of its own."""
+    is_doubtful: bool = False
+    """It was said to have an END while a worker was asked to take it."""
     excluded: dict[WorkerId, float] = field(default_factory=dict)
     """Workers that did not answer an offer of it, and until when they get no other one."""
 

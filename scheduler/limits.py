@@ -18,7 +18,9 @@ class Limits:
     offer_timeout_s: float
     worker_suspect_s: float
     worker_silent_s: float
+    edge_silent_s: float
     leader_interval_s: float
+    alone_wait_s: float
     window_lead: int
     window_bytes_max: int
     batch_window_s: float

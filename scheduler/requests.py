@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import inf
 
 from scheduler import events
+from scheduler.cancels import Cancels
 from scheduler.dispatcher import Dispatcher
 from scheduler.events import Action
 from scheduler.fleet import Fleet, Lost
@@ -13,7 +15,7 @@ from scheduler.limits import Limits
 from scheduler.models import Model, Models
 from scheduler.turn import Turn
 from schemas.ids import WorkerId
-from schemas.log import Entry
+from schemas.log import Entry, strikes
 from schemas.output import Cause, End, Failed, Handoff, Lease, Status
 from schemas.requests import InvalidMeta, RequestMeta
 
@@ -34,7 +36,11 @@ class Requests:
         self._turn = turn
         self._holding = Holding(ack_wait_s=limits.ack_wait_s)
         self.dispatcher = Dispatcher(limits, fleet, models, self._holding, turn)
+        self._cancels = Cancels()
         self._order = 0
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(self._holding)
 
     def __len__(self) -> int:
         return len(self._holding)
@@ -70,9 +76,26 @@ class Requests:
         if entry is not None and isinstance(entry.record, End):
             self._settle(held)
         elif held.place == "reading" and not held.reads:
-            held.ctl_seq = 0 if entry is None else entry.seq
-            held.cause = self._cause(held, entry)
-            self._set_expiry(held)
+            self._note_ctl(held, entry)
+            if entry is not None and _may_strike(entry):
+                held.reads += 1
+                self._out(events.ReadHistory(*name))
+            else:
+                self._queue(held)
+
+    def history_read(self, event: events.HistoryRead) -> None:
+        """All that a request's log tells of its attempts is known."""
+        held = self._holding.get((event.tenant, event.rid))
+        if held is None:
+            return
+        held.reads = max(0, held.reads - 1)
+        if any(isinstance(entry.record, End) for entry in event.entries):
+            self._settle(held)
+        elif held.place == "reading" and not held.reads:
+            # A replica may have answered: what the stream leader said before counts where it knows less.
+            if event.entries and event.entries[-1].seq > held.ctl_seq:
+                self._note_ctl(held, event.entries[-1])
+            held.strikes = strikes(entry for entry in event.entries if entry.seq > event.tok_seq)
             self._queue(held)
 
     def end_written(self, name: Name) -> None:
@@ -92,9 +115,32 @@ class Requests:
         held = self._holding.get(name)
         if held is None:
             if self._turn.leading and self._turn.connected and not self._fleet.runs_anywhere(name):
-                self._out(events.DeleteQueued(*name))
+                self._cancels.add(events.DeleteQueued(*name))
         elif held.place in ("waiting", "reading"):
             self._read(held)
+        elif held.place == "offered":
+            held.is_doubtful = True
+
+    def cancel(self, name: Name, message: str, *, reply_to: str = "") -> None:
+        """Ends a request wherever it is. What has an END already keeps it."""
+        held = self._holding.get(name)
+        fingerprint = "" if held is None else held.meta.fingerprint
+        end = End(status="cancelled", reason="cancelled", message=message, fingerprint=fingerprint)
+        is_known = held is not None or self._fleet.runs_anywhere(name)
+        if not self._cancels.add(events.Cancel(*name, end, is_known, reply_to)) or held is None:
+            return
+        if held.place in ("waiting", "reading"):
+            self._to_closing(held)
+        elif held.place == "offered":
+            held.is_doubtful = True
+
+    def cancel_over(self, name: Name) -> None:
+        """A call for a cancel has come to its end."""
+        self._cancels.over(name)
+
+    def start_cancels(self) -> None:
+        """Begins as many of the cancels that wait as may be under way."""
+        self._out(*self._cancels.start())
 
     def answered(self, event: events.Answered) -> None:
         """A worker answered an offer."""
@@ -147,6 +193,7 @@ class Requests:
     def check(self) -> None:
         """Asserts its invariants."""
         self._holding.check()
+        self._cancels.check()
         self.dispatcher.check()
         for model in self._models:
             mine = [held for held in self._holding if held.model == model.key]
@@ -181,7 +228,7 @@ class Requests:
             self._close(held, "error", "bad_request", event.meta.reason)
         elif len(held.body) > bytes_max:
             self._close(held, "error", "too_large", f"the request is larger than {bytes_max} bytes")
-        elif held.attempt > 1 or held.arrived < self._turn.connected_since:
+        elif held.attempt > 1 or held.arrived < self._turn.connected_since or self._cancels.has(held.name):
             # A broker killed and started again has been seen counting deliveries from one: older than the connection
             # is as good as delivered before.
             self._read(held)
@@ -193,6 +240,7 @@ class Requests:
         if held.place == "waiting":
             self.dispatcher.withdraw(held)
         held.place = "reading"
+        held.is_doubtful = False
         held.reads += 1
         self._out(events.ReadCtl(*held.name))
 
@@ -207,10 +255,12 @@ class Requests:
 
     def _return(self, held: Held) -> None:
         """An offered request is ours again."""
-        if self._turn.leading:
-            self._queue(held)
-        else:
+        if not self._turn.leading:
             self._give_back(held, 0.0)
+        elif held.is_doubtful:
+            self._read(held)
+        else:
+            self._queue(held)
 
     def _close_expired(self, held: Held) -> None:
         what = "taken by a worker" if held.expiry == "queue_timeout" else "finished"
@@ -222,12 +272,15 @@ class Requests:
     def _close(
         self, held: Held, status: Status, reason: str, message: str, *, expect: int | None = None
     ) -> None:
+        self._to_closing(held)
+        end = End(status=status, reason=reason, message=message, fingerprint=held.meta.fingerprint)
+        self._out(events.Close(*held.name, end, expect))
+
+    def _to_closing(self, held: Held) -> None:
         if held.place == "waiting":
             self.dispatcher.withdraw(held)
         held.place = "closing"
         self._holding.expire_at(held, inf)
-        end = End(status=status, reason=reason, message=message, fingerprint=held.meta.fingerprint)
-        self._out(events.Close(*held.name, end, expect))
 
     def _settle(self, held: Held) -> None:
         self._out(events.Ack(held.ack))
@@ -244,6 +297,12 @@ class Requests:
         self._holding.remove(held)
         self._models.window_of(held.model).leave(held.klass, len(held.body), waiting=held.place != "offered")
         self._turn.stir(held.model)
+
+    def _note_ctl(self, held: Held, entry: Entry | None) -> None:
+        held.ctl_seq = 0 if entry is None else entry.seq
+        held.cause = self._cause(held, entry)
+        held.strikes = 0
+        self._set_expiry(held)
 
     def _set_expiry(self, held: Held) -> None:
         """A request that once had a lease has been taken by a worker: only its whole time counts from then on."""
@@ -271,3 +330,15 @@ class Requests:
 
     def _out(self, *actions: Action) -> None:
         self._turn.out.extend(actions)
+
+
+def _may_strike(entry: Entry) -> bool:
+    """Whether the log can hold strikes when this is its last ctl record. A first lease is none: a worker that dies once
+    says nothing of its requests, and they are not kept waiting for it."""
+    match entry.record:
+        case Failed():
+            return True
+        case Lease(cause=cause):
+            return cause != "first"
+        case _:
+            return False

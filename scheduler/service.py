@@ -5,42 +5,33 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
 from math import inf
-from typing import Any, assert_never
+from typing import assert_never
 
 from infra.jetstream import SERVICE_UNAVAILABLE, Consumer, Delivered, JetStream
-from infra.kv import KeyValue
 from infra.lifecycle import RoleContext
 from infra.logs import get_logger
-from infra.output_log import OutputLog
 from infra.wire import parse_headers, status_of
-from scheduler import election, events
+from scheduler import events
+from scheduler.broker_calls import BrokerCalls
 from scheduler.core import Core
-from scheduler.election import Election
+from scheduler.leadership import Leadership
 from scheduler.limits import Limits
-from scheduler.models import recall, remembered
 from schemas import dispatch, streams, subjects
-from schemas.dispatch import ModelCard
 from schemas.errors import BrokerAway, BrokerRefused
-from schemas.ids import ModelKey, RequestId, TenantKey, WorkerId
-from schemas.output import End
+from schemas.ids import ModelKey, WorkerId
 from schemas.requests import CLASSES, Klass, parse_meta
 
 QUEUE_DEPTH_INTERVAL_S = 0.5
 """As often as the leader's heartbeat carries it."""
-
-DELETES_MAX = 256
-"""Cancelled requests looked up at a time. A hint above that is dropped: the request's next delivery finds the END."""
 
 RESTORE_PAUSE_S = 0.5
 """Between two tries to bring streams back; a broker that recovers answers within a few."""
 
 HAND_OVER_S = 1.0
 """A stopping leader waits this long for what is under way; it is several offer time-outs and a few round trips."""
-
-_LEADER_KEY = "leader"
 
 # Linux's monotonic clock stops in a suspended machine, the broker's does not: what is held must look as old as it is.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -60,12 +51,10 @@ class SchedulerService:
         self._spawn = context.spawn
         self._js = js
         self._bus = js.bus
-        self._log = OutputLog(js)
-        self._leader = KeyValue(js, streams.LEADER_BUCKET)
-        self._models = KeyValue(js, streams.MODELS_BUCKET)
         self._ensure_streams = ensure
         self._core = Core(context.id, limits)
-        self._election = Election(ttl_s=context.settings.leader_ttl_s)
+        self._calls = BrokerCalls(js, self._handle)
+        self._leadership = Leadership(context, js, clock=_now, handle=self._handle, rearm=self._arm)
         self._waiting: deque[events.Event] = deque()
         self._handling = False
         self._closed = False
@@ -74,23 +63,22 @@ class SchedulerService:
         self._consumers: dict[ModelKey, list[tuple[Klass, Consumer]]] = {}
         self._offers: dict[tuple[WorkerId, int], int] = {}
         self._probes: dict[WorkerId, int] = {}
-        self._deletes = 0
-        self._key_calls = 0
 
     def start(self) -> None:
         """Begins to listen and to stand for election."""
         self._bus.on_state(self._on_state)
         self._bus.subscribe(subjects.PULL, self._on_pull)
+        self._bus.subscribe(subjects.EDGE, self._on_edge)
         self._bus.subscribe(subjects.CANCEL_ALL, self._on_cancel)
         self._handle(events.ConnectionChanged(self._bus.connected))
-        self._elect(election.Tick())
+        self._leadership.tick()
         self._spawn(self._poll_queue_depth(), "queue depth")
 
     async def hand_over(self) -> None:
         """Gives up leadership and everything held; returns when that is done or has taken too long."""
-        self._elect(election.Stop())
+        self._leadership.stop()
         until = _now() + HAND_OVER_S
-        while (self._key_calls or self._core.held) and _now() < until:
+        while (self._leadership.busy or self._core.held) and _now() < until:
             await asyncio.sleep(0.005)
 
     def close(self) -> None:
@@ -128,13 +116,15 @@ class SchedulerService:
             case events.ForgetOffer(worker, seq):
                 self._bus.forget(self._offers.pop((worker, seq), 0))
             case events.ReadCtl(tenant, rid):
-                self._spawn(self._read_ctl(tenant, rid), "read ctl")
+                self._spawn(self._calls.read_ctl(tenant, rid), "read ctl")
+            case events.ReadHistory(tenant, rid):
+                self._spawn(self._calls.read_history(tenant, rid), "read history")
             case events.Close():
-                self._spawn(self._close(action), "close")
+                self._spawn(self._calls.close(action), "close")
+            case events.Cancel():
+                self._spawn(self._calls.cancel(action), "cancel")
             case events.DeleteQueued(tenant, rid):
-                if self._deletes < DELETES_MAX:
-                    self._deletes += 1
-                    self._spawn(self._delete_queued(tenant, rid), "delete queued")
+                self._spawn(self._calls.delete_queued(tenant, rid), "delete queued")
             case events.EnsureConsumers(model):
                 self._spawn(self._ensure_consumers(model), "ensure consumers")
             case events.StopFetching(model):
@@ -148,7 +138,7 @@ class SchedulerService:
             case events.Announce(leader):
                 self._bus.publish(subjects.LEADER, dispatch.encode(leader))
             case events.RememberModel(card):
-                self._spawn(self._remember(card), "remember model")
+                self._spawn(self._leadership.remember(card), "remember model")
             case _:
                 assert_never(action)
 
@@ -201,8 +191,26 @@ class SchedulerService:
             return
         self._handle(events.PullReceived(pull))
 
-    def _on_cancel(self, subject: str, _reply: str, _headers: bytes, _payload: bytes) -> None:
-        if name := subjects.parse_cancel(subject):
+    def _on_edge(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
+        try:
+            beat = dispatch.decode_edge_beat(payload)
+        except ValueError as error:
+            _log.warning("an edge's heartbeat that cannot be read", error=str(error))
+            return
+        self._handle(events.EdgeHeard(beat))
+
+    def _on_cancel(self, subject: str, reply: str, _headers: bytes, payload: bytes) -> None:
+        name = subjects.parse_cancel(subject)
+        if name is None:
+            return
+        try:
+            cancel = dispatch.decode_cancel(payload)
+        except ValueError as error:
+            _log.warning("a cancel that cannot be read", error=str(error))
+            return
+        if cancel.close:
+            self._handle(events.CancelWished(*name, cancel.reason, reply))
+        else:
             self._handle(events.CancelHinted(*name))
 
     def _on_answer(self, worker: WorkerId, seq: int, headers: bytes, payload: bytes) -> None:
@@ -264,48 +272,6 @@ class SchedulerService:
         on_end = partial(self._on_fetch_ended, klass, model)
         return self._js.consume(spec, partial(self._on_delivery, klass, model), on_end)
 
-    async def _read_ctl(self, tenant: TenantKey, rid: RequestId) -> None:
-        try:
-            entry = await self._log.last_ctl(tenant, rid)
-        except (BrokerAway, BrokerRefused, ValueError) as error:
-            _log.warning("ctl not read", rid=rid, error=str(error))
-            self._handle(events.CallFailed(tenant, rid))
-        else:
-            self._handle(events.CtlRead(tenant, rid, entry))
-
-    async def _close(self, close: events.Close) -> None:
-        tenant, rid, end = close.tenant, close.rid, close.end
-        try:
-            last = await self._log.close(tenant, rid, end, expect=close.expect)
-        except (BrokerAway, BrokerRefused, ValueError) as error:
-            _log.warning("END not written", rid=rid, reason=end.reason, error=str(error))
-            self._handle(events.CallFailed(tenant, rid))
-            return
-        if isinstance(last.record, End):
-            _log.info("closed", rid=rid, status=last.record.status, reason=last.record.reason)
-            self._handle(events.EndWritten(tenant, rid))
-        else:
-            self._handle(events.CallFailed(tenant, rid))
-
-    async def _delete_queued(self, tenant: TenantKey, rid: RequestId) -> None:
-        """A hint can be wrong or late: only an END that is seen in the log lets a message go."""
-        try:
-            entry = await self._log.last_ctl(tenant, rid)
-            if entry is not None and isinstance(entry.record, End):
-                queued = await self._js.last(streams.REQUESTS, subjects.request_of_any_model(tenant, rid))
-                if queued is not None:
-                    await self._js.delete(streams.REQUESTS, queued.seq)
-        except (BrokerAway, BrokerRefused, ValueError) as error:
-            _log.warning("cancelled request not deleted", rid=rid, error=str(error))
-        finally:
-            self._deletes -= 1
-
-    async def _remember(self, card: ModelCard) -> None:
-        try:
-            await self._models.put(card.key, remembered(card, time.time()))
-        except (BrokerAway, BrokerRefused) as error:
-            _log.warning("model not remembered", model=card.key, error=str(error))
-
     async def _poll_queue_depth(self) -> None:
         while True:
             if self._core.leading and self._bus.connected:
@@ -315,69 +281,11 @@ class SchedulerService:
                     _log.warning("queue depth not read", error=str(error))
             await asyncio.sleep(QUEUE_DEPTH_INTERVAL_S)
 
-    # Leadership.
-
-    def _elect(self, event: election.Event) -> None:
-        for action in self._election.handle(event, _now()):
-            match action:
-                case election.Create():
-                    self._call_key(
-                        self._write_key(self._leader.create(_LEADER_KEY, self._context.id.encode()))
-                    )
-                case election.Renew(revision):
-                    update = self._leader.update(_LEADER_KEY, self._context.id.encode(), revision)
-                    self._call_key(self._write_key(update))
-                case election.Release(revision):
-                    self._call_key(self._release_key(revision))
-                case election.Lead(term):
-                    self._spawn(self._lead(term), "lead")
-                case election.StepDown():
-                    _log.info("leads no more")
-                    self._handle(events.LostLeadership())
-                case _:
-                    assert_never(action)
-        self._arm()
-
-    def _call_key(self, call: Coroutine[Any, Any, None]) -> None:
-        self._key_calls += 1
-        self._spawn(call, "leadership key")
-
-    async def _write_key(self, write: Awaitable[int | None]) -> None:
-        event: election.Event = election.Unanswered()
-        try:
-            revision = await write
-            event = election.Refused() if revision is None else election.Written(revision)
-        except (BrokerAway, BrokerRefused) as error:
-            # Once a second for as long as the broker is away, and the bus has said so already.
-            _log.debug("leadership key not reached", error=str(error))
-        self._key_calls -= 1
-        self._elect(event)
-
-    async def _release_key(self, revision: int) -> None:
-        try:
-            await self._leader.delete(_LEADER_KEY, revision)
-        except (BrokerAway, BrokerRefused) as error:
-            _log.warning("leadership key not released", error=str(error))
-        self._key_calls -= 1
-
-    async def _lead(self, term: int) -> None:
-        """Takes over with what earlier leaders remembered; without it, pulls tell the rest."""
-        known: list[events.KnownModel] = []
-        try:
-            items = await self._models.items()
-        except (BrokerAway, BrokerRefused) as error:
-            _log.warning("models not read", error=str(error))
-        else:
-            known = [model for value in items.values() if (model := recall(value, time.time()))]
-        if self._election.leading:
-            _log.info("leads", term=term, models=len(known))
-            self._handle(events.BecameLeader(term, known))
-
     # Time.
 
     def _arm(self) -> None:
         """One timer for both cores. One that rings too early costs a tick; so it is only ever moved forward."""
-        at = min(self._core.next_deadline() or inf, self._election.next_deadline() or inf)
+        at = min(self._core.next_deadline() or inf, self._leadership.next_deadline())
         if self._closed or at == inf:
             return
         if self._timer is not None:
@@ -390,7 +298,7 @@ class SchedulerService:
     def _on_timer(self) -> None:
         self._timer = None
         self._handle(events.Tick())
-        self._elect(election.Tick())
+        self._leadership.tick()
 
 
 def _now() -> float:

@@ -55,6 +55,8 @@ PURE = [
 ]
 SHELLS = [
     "scheduler/__main__.py",
+    "scheduler/broker_calls.py",
+    "scheduler/leadership.py",
     "scheduler/service.py",
     "workers/__main__.py",
     "workers/service.py",

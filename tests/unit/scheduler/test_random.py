@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from scheduler import events
-from schemas.dispatch import Answer
+from schemas.dispatch import Answer, EdgeBeat, Reader
 from schemas.ids import ModelKey, WorkerId
-from schemas.output import End, Failed, Handoff, Lease
+from schemas.log import Entry
+from schemas.output import CtlRecord, End, Failed, Handoff
 from schemas.requests import CLASSES, InvalidMeta, RequestMeta
-from tests.unit.scheduler.world import LIMITS, TENANT, World, all_of, rid
+from tests.unit.scheduler.world import LEASE, LIMITS, TENANT, World, all_of, rid
 
 STEPS = 3000
 ANSWERS: tuple[Answer, ...] = ("accepted", "accepted", "accepted", "full", "draining", "mine", "done")
@@ -23,7 +25,7 @@ class Chaos:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        limits = replace(LIMITS, batch_window_s=self.random.choice([0.0, 0.02]))
+        limits = dataclasses.replace(LIMITS, batch_window_s=self.random.choice([0.0, 0.02]))
         self.world = World(limits)
         self.world.lead("m", "n")
         self.leading = True
@@ -31,6 +33,8 @@ class Chaos:
         self.offers: list[events.Offer] = []
         self.reads: list[int] = []
         self.closes: list[int] = []
+        self.cancels: list[int] = []
+        self.histories: list[int] = []
         self.ended: set[int] = set()
         self.attempts: dict[int, int] = {}
         self.free: dict[str, tuple[int, int]] = {}
@@ -58,7 +62,9 @@ class Chaos:
             model="mn"[number % 2],
             attempt=attempt % 8 + 1 if attempt > 1 else 1,
             age_s=self.random.choice([0, 0, 0, 1, 119, 150]),
-            meta=InvalidMeta("bad") if number == 39 else RequestMeta(max_tokens=number * 10),
+            meta=InvalidMeta("bad")
+            if number == 39
+            else RequestMeta(max_tokens=number * 10, grace_s=self.random.choice([None, 0.0, 3.0])),
             body=b"x" * self.random.choice([2, 2, 2, 900, 900, 1001]),
         )
 
@@ -76,6 +82,7 @@ class Chaos:
             steps=int(self.random.random() > 0.02),
             running=running,
             leaving=self.random.random() < 0.03,
+            grace_s=self.random.choice([None, 0.0, 3.0]),
         )
 
     def answer(self) -> list[events.Action]:
@@ -92,14 +99,37 @@ class Chaos:
             number = self.random.choice(self.closes)
             self.ended.add(number)
             return self.world.send(events.EndWritten(TENANT, rid(number)))
+        if self.cancels and self.random.random() < 0.5:
+            return self.end_cancel(self.cancels.pop(self.random.randrange(len(self.cancels))))
+        if self.histories and self.random.random() < 0.5:
+            return self.tell_history(self.histories.pop())
         if not self.reads:
             return []
         number = self.random.choice(self.reads)
-        lease = Lease(nonce="n", worker="w1", attempt=1, cause="first")
-        record = self.random.choice([None, lease, lease, Failed("n", "e"), Handoff("n", 1), End(status="ok")])
+        again = replace(LEASE, cause="worker_dead")
+        record = self.random.choice(
+            [None, LEASE, again, again, Failed("n", "e"), Handoff("n", 1), End(status="ok")]
+        )
         if isinstance(record, End):
             self.ended.add(number)
         return self.world.read(number, record)
+
+    def tell_history(self, number: int) -> list[events.Action]:
+        records: list[CtlRecord] = [replace(LEASE, cause="worker_dead"), Failed("n", "e"), Handoff("n", 1)]
+        entries = [Entry(seq, self.random.choice(records)) for seq in range(5, 5 + self.random.randrange(4))]
+        return self.world.send(
+            events.HistoryRead(TENANT, rid(number), entries, self.random.choice([0, 6, 9]))
+        )
+
+    def end_cancel(self, number: int) -> list[events.Action]:
+        """A call for a cancel is over."""
+        actions = []
+        if self.random.random() < 0.7:
+            self.ended.add(number)
+            actions += self.world.send(events.EndWritten(TENANT, rid(number)))
+        elif self.random.random() < 0.5:
+            actions += self.world.send(events.CallFailed(TENANT, rid(number)))
+        return actions + self.world.send(events.CancelOver(TENANT, rid(number)))
 
     def rest(self) -> list[events.Action]:
         number = self.random.randrange(40)
@@ -117,6 +147,9 @@ class Chaos:
         worker = WorkerId(self.random.choice(["w1", "w2", "w3"]))
         kinds: list[events.Event] = [
             events.CancelHinted(TENANT, rid(number)),
+            events.CancelWished(TENANT, rid(number), "", ""),
+            events.EdgeHeard(self.beat()),
+            events.EdgeHeard(self.beat()),
             events.CallFailed(TENANT, rid(number)),
             events.FetchEnded(CLASSES[number % 3], model, number % 5),
             events.ProbeAnswered(worker, number % 2 == 0),
@@ -124,10 +157,19 @@ class Chaos:
         ]
         return self.world.send(self.random.choice(kinds))
 
+    def beat(self) -> EdgeBeat:
+        numbers = self.random.sample(range(40), self.random.randrange(20))
+        readers = [Reader(TENANT, rid(number), self.random.choice([None, 0.0, 3.0])) for number in numbers]
+        return EdgeBeat(self.random.choice(["e1", "e2", "e3"]), readers, self.random.random() < 0.7)
+
     def see(self, actions: list[events.Action]) -> None:
         self.offers = (self.offers + all_of(events.Offer, actions))[-4:]
         self.reads = (self.reads + [_number(read.rid) for read in all_of(events.ReadCtl, actions)])[-30:]
         self.closes = (self.closes + [_number(close.rid) for close in all_of(events.Close, actions)])[-30:]
+        self.cancels += [_number(call.rid) for call in all_of(events.Cancel, actions)]
+        self.cancels += [_number(call.rid) for call in all_of(events.DeleteQueued, actions)]
+        self.histories += [_number(read.rid) for read in all_of(events.ReadHistory, actions)]
+        self.histories = self.histories[-30:]
         for ack in all_of(events.Ack, actions):
             assert int(ack.ack.split(".")[1]) in self.ended, "nothing is settled without an END"
         for offer in all_of(events.Offer, actions):

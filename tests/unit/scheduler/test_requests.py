@@ -17,7 +17,9 @@ def test_a_redelivery_reads_the_log_first(world: World) -> None:
     actions = world.deliver(1, attempt=2)
     assert one(events.ReadCtl, actions) == events.ReadCtl(TENANT, rid(1))
     assert not offered(actions)
-    item = one(events.Offer, world.read(1, Failed("n", "boom"), seq=99)).work.items[0]
+    assert one(events.ReadHistory, world.read(1, Failed("n", "boom"), seq=99)).rid == rid(1)
+    world.pull("w1", free=8)
+    item = one(events.Offer, world.tell(1, LEASE, Failed("n", "boom"))).work.items[0]
     assert (item.attempt, item.ctl_seq, item.cause, item.ack) == (2, 99, "engine_error", ack_of(1, 2))
 
 
@@ -32,9 +34,12 @@ def test_a_redelivery_reads_the_log_first(world: World) -> None:
     ],
 )
 def test_the_cause_of_a_repeat(world: World, record: CtlRecord | None, cause: Cause) -> None:
-    world.pull("w1")
+    world.pull("w1", free=8)
     world.deliver(1, attempt=2)
-    item = one(events.Offer, world.read(1, record)).work.items[0]
+    actions = world.read(1, record)
+    if isinstance(record, Failed):
+        actions = world.tell(1, record)
+    item = one(events.Offer, actions).work.items[0]
     assert item.cause == cause
     assert item.ctl_seq == (0 if record is None else 7)
 
@@ -90,9 +95,9 @@ def test_what_the_runner_refuses_goes_elsewhere(world: World) -> None:
 @pytest.mark.parametrize("record", [Handoff("n", 3), Failed("n", "boom")])
 def test_what_its_worker_gave_up_is_not_pressed_on_it(world: World, record: CtlRecord) -> None:
     world.pull("w1", free=0, running=[1])
-    world.pull("w2", free=1)
+    world.pull("w2", free=1, slots=1)
     world.deliver(1, attempt=2)
-    assert offered(world.read(1, record)) == [("w2", [1])]
+    assert offered(world.read(1, record) + world.tell(1, record)) == [("w2", [1])]
 
 
 def test_a_call_without_answer_gives_the_request_back(world: World) -> None:

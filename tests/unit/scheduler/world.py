@@ -8,7 +8,7 @@ from scheduler import events
 from scheduler.core import Core
 from scheduler.events import Action, Event
 from scheduler.limits import Limits
-from schemas.dispatch import Answer, ModelCard, Pull, Running
+from schemas.dispatch import Answer, EdgeBeat, ModelCard, Pull, Reader, Running
 from schemas.ids import ModelKey, RequestId, TenantKey
 from schemas.log import Entry
 from schemas.output import CtlRecord, Lease
@@ -29,7 +29,9 @@ LIMITS = Limits(
     offer_timeout_s=0.2,
     worker_suspect_s=0.75,
     worker_silent_s=3,
+    edge_silent_s=5,
     leader_interval_s=0.5,
+    alone_wait_s=10,
     window_lead=4,
     window_bytes_max=10_000,
     batch_window_s=0,
@@ -98,10 +100,18 @@ class World:
         model: str = "m",
         running: list[int] | None = None,
         leaving: bool = False,
+        grace_s: float | None = None,
     ) -> list[Action]:
-        listed = None if running is None else [Running(rid(number), ack_of(number)) for number in running]
+        listed = None
+        if running is not None:
+            listed = [Running(rid(number), ack_of(number), TENANT, grace_s) for number in running]
         pull = Pull(worker, card(model), slots, free, work_seq, steps, listed, leaving)
         return self.send(events.PullReceived(pull))
+
+    def beat(self, edge: str, readers: dict[int, float | None], *, full: bool = True) -> list[Action]:
+        """An edge lists who reads there: request number -> grace of its reader."""
+        listed = [Reader(TENANT, rid(number), grace_s) for number, grace_s in readers.items()]
+        return self.send(events.EdgeHeard(EdgeBeat(edge, listed, full)))
 
     def deliver(
         self,
@@ -143,6 +153,11 @@ class World:
     def read(self, number: int, record: CtlRecord | None, seq: int = 7) -> list[Action]:
         entry = None if record is None else Entry(seq, record)
         return self.send(events.CtlRead(TENANT, rid(number), entry))
+
+    def tell(self, number: int, *records: CtlRecord, tok_seq: int = 0) -> list[Action]:
+        """The request's history comes back: its ctl records have the sequences 7, 8, …"""
+        entries = [Entry(7 + index, record) for index, record in enumerate(records)]
+        return self.send(events.HistoryRead(TENANT, rid(number), entries, tok_seq))
 
     def run(self, number: int, worker: str = "w1") -> None:
         """Delivers a request that the only worker with credit, `worker`, accepts."""
