@@ -279,6 +279,7 @@ class Requests:
     def _to_closing(self, held: Held) -> None:
         if held.place == "waiting":
             self.dispatcher.withdraw(held)
+            self._turn.stir(held.model)
         held.place = "closing"
         self._holding.expire_at(held, inf)
 

@@ -123,7 +123,9 @@ def test_a_new_leader_and_a_reconnect_get_a_full_pull_at_once() -> None:
     harness.do(Tick())
     harness.running()
     harness.do(Tick())
-    assert one(harness.do(LeaderSeen(3)), SendPull).pull.running == [Running(RID, f"ack.{RID}.1", started=False)]
+    assert one(harness.do(LeaderSeen(3)), SendPull).pull.running == [
+        Running(RID, f"ack.{RID}.1", started=False)
+    ]
     assert all_of(harness.do(LeaderSeen(3)), SendPull) == []
     harness.do(ConnectionChanged(connected=False))
     assert all_of(harness.later(2), SendPull) == []
