@@ -85,6 +85,19 @@ class Delivered(NamedTuple):
     payload: bytes
 
 
+class Usage(NamedTuple):
+    """What a stream holds, and how many bytes it may hold (-1: no limit)."""
+
+    messages: int
+    bytes: int
+    bytes_max: int
+
+    @property
+    def share(self) -> float:
+        """The share of its bytes that is taken, 0 to 1."""
+        return self.bytes / self.bytes_max if self.bytes_max > 0 else 0.0
+
+
 class _PubAckWire(msgspec.Struct):
     seq: int = 0
     duplicate: bool = False
@@ -221,6 +234,24 @@ class JetStream:
         body = {"seq": seq, "no_erase": True}
         answer = await self._api(subjects.js_stream("MSG.DELETE", stream), body, allow=_NOTHING_TO_DELETE)
         return answer is not None and bool(answer.get("success"))
+
+    async def usage(self, stream: str) -> Usage:
+        """How much of `stream` is taken."""
+        info = await self._api(subjects.js_stream("INFO", stream))
+        assert info is not None
+        state = info["state"]
+        return Usage(int(state["messages"]), int(state["bytes"]), int(info["config"]["max_bytes"]))
+
+    async def undelivered(self, spec: ConsumerSpec) -> int | None:
+        """Messages a consumer has yet to deliver for the first time; None: there is no such consumer."""
+        info = await self._api(
+            subjects.js_consumer("INFO", spec.stream, spec.name), allow=(_CONSUMER_NOT_FOUND,)
+        )
+        return None if info is None else int(info["num_pending"])
+
+    async def delete_consumer(self, spec: ConsumerSpec) -> None:
+        """Deletes a durable consumer, if it is there. What it has not seen settled, the next one delivers again."""
+        await self._api(subjects.js_consumer("DELETE", spec.stream, spec.name), allow=(_CONSUMER_NOT_FOUND,))
 
     async def queue_depth(self, stream: str) -> int:
         """Messages in `stream`."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from infra.jetstream import WRONG_LAST, JetStream, Stored, expect_headers
+from infra.jetstream import FULL, WRONG_LAST, JetStream, Stored, expect_headers
 from schemas import subjects
-from schemas.errors import BrokerRefused
+from schemas.errors import BrokerRefused, StreamFull
 from schemas.log import Entry
 from schemas.output import End, decode_ctl, decode_tok, encode
 from schemas.streams import OUTPUT
@@ -51,7 +51,7 @@ class OutputLog:
         `expect`: only if that record is still the one at this sequence (0: there is none); otherwise nothing is
         written and the last record is returned.
 
-        Returns the END that is in the log afterwards: `end`, or the one that was there already.
+        Returns the END that is in the log afterwards: `end`, or the one that was there already. Raises StreamFull.
         """
         ctl = subjects.output_ctl(tenant, rid)
         for _ in range(_CLOSE_TRIES_MAX):
@@ -62,6 +62,8 @@ class OutputLog:
             ack = await self._js.publish(ctl, encode(end), headers=expect_headers(last_seq))
             if ack.stored:
                 return Entry(ack.seq, end)
+            if ack.err_code == FULL:
+                raise StreamFull(f"END of {rid} was not stored: {ack.description}")
             if ack.err_code != WRONG_LAST:
                 raise BrokerRefused(f"END of {rid} was not stored: {ack.description} ({ack.err_code})")
         raise BrokerRefused(f"END of {rid} lost {_CLOSE_TRIES_MAX} races in a row")

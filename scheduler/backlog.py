@@ -44,14 +44,18 @@ class Backlog:
         del entries[at]
         self._drop_if_empty(held.model, _bucket(held))
 
-    def take(self, model: ModelKey, worker: WorkerId, slots: int, now: float) -> list[Held]:
-        """The next batch for a worker with `slots` free: from the group whose first member is most urgent."""
+    def take(
+        self, model: ModelKey, worker: WorkerId, slots: int, now: float, *, holds_new: bool
+    ) -> list[Held]:
+        """The next batch for a worker with `slots` free: from the group whose first member is most urgent. With
+        `holds_new` only of requests that have been begun."""
         groups = self._models.get(model)
         if not groups:
             return []
         for bucket in sorted(groups, key=lambda bucket: groups[bucket][0][:2]):
             if self._ready_at(groups[bucket]) <= now:
-                batch = self._pick(groups[bucket], worker, min(slots, self._batch_size_max), now)
+                count_max = min(slots, self._batch_size_max)
+                batch = self._pick(groups[bucket], worker, count_max, now, holds_new=holds_new)
                 self._drop_if_empty(model, bucket)
                 if batch:
                     return batch
@@ -86,7 +90,9 @@ class Backlog:
             return -inf
         return min(held.queued_at for _, _, held in entries) + self._batch_window_s
 
-    def _pick(self, entries: list[_Entry], worker: WorkerId, count_max: int, now: float) -> list[Held]:
+    def _pick(
+        self, entries: list[_Entry], worker: WorkerId, count_max: int, now: float, *, holds_new: bool
+    ) -> list[Held]:
         batch: list[Held] = []
         passed: list[_Entry] = []
         scanned = size = 0
@@ -95,7 +101,8 @@ class Backlog:
             if len(batch) == count_max or (batch and size + len(held.body) > self._batch_bytes_max):
                 break
             scanned += 1
-            if held.excluded and held.excluded.get(worker, -inf) > now:
+            is_excluded = held.excluded and held.excluded.get(worker, -inf) > now
+            if is_excluded or (holds_new and not held.ctl_seq):
                 passed.append(entry)
             else:
                 batch.append(held)

@@ -12,7 +12,7 @@ from infra.output_log import OutputLog
 from infra.wire import parse_headers
 from scheduler import events
 from schemas import dispatch, streams, subjects
-from schemas.errors import BrokerAway, BrokerRefused
+from schemas.errors import BrokerAway, BrokerRefused, StreamFull
 from schemas.ids import RequestId, TenantKey
 from schemas.log import Entry
 from schemas.output import End, Lease, encode
@@ -56,6 +56,9 @@ class BrokerCalls:
         tenant, rid, end = close.tenant, close.rid, close.end
         try:
             last = await self._log.close(tenant, rid, end, expect=close.expect)
+        except StreamFull:
+            self._handle(events.CloseRefused(tenant, rid))
+            return
         except _FAILURES as error:
             self._fail(tenant, rid, "END not written", error)
             return
@@ -70,6 +73,8 @@ class BrokerCalls:
         tenant, rid = cancel.tenant, cancel.rid
         try:
             last = await self._cancel(cancel)
+        except StreamFull:
+            self._handle(events.CloseRefused(tenant, rid))
         except _FAILURES as error:
             self._fail(tenant, rid, "not cancelled", error)
         else:

@@ -26,6 +26,7 @@ from scheduler.window import FETCH_EXPIRES_S
 from schemas.dispatch import Leader, Pull
 from schemas.ids import ModelKey, WorkerId, is_key
 from schemas.requests import CLASSES
+from schemas.streams import OUTPUT_HOLD_AT
 
 SWEEP_S = 0.1
 """How often what needs no exact time is looked at: silent workers, lost fetches, refused requests to offer again."""
@@ -69,6 +70,7 @@ class Core:
         self._announce_at = inf
         self._term = 0
         self._queue_depth = 0
+        self._output_used = 0.0
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Takes in one event. Total: whatever others send, it returns actions."""
@@ -82,6 +84,8 @@ class Core:
                 self._on_pull(pull)
             case events.CtlRead(tenant, rid, entry):
                 self._requests.ctl_read((tenant, rid), entry)
+            case events.CloseRefused(tenant, rid):
+                self._requests.close_refused((tenant, rid))
             case events.HistoryRead():
                 self._requests.history_read(event)
             case events.EndWritten(tenant, rid):
@@ -112,6 +116,8 @@ class Core:
                 self._on_connection_changed(connected)
             case events.QueueDepth(requests):
                 self._queue_depth = requests
+            case events.OutputUsed(share):
+                self._on_output_used(share)
             case events.Tick():
                 pass
             case _:
@@ -173,6 +179,8 @@ class Core:
             model.window.write_off(self._turn.now)
             self._ensure(model)
         self._stir_all()
+        if self._requests.dispatcher.holds_new:
+            self._requests.rotate()
         if self._turn.connected and self._look_for_readers_at <= self._turn.now:
             self._look_for_readers_at = self._turn.now + READERS_INTERVAL_S
             self._look_for_readers()
@@ -264,6 +272,11 @@ class Core:
         self._fleet.watch_from(now)
         self._readers.watch_from(now)
 
+    def _on_output_used(self, share: float) -> None:
+        self._output_used = share
+        self._requests.dispatcher.holds_new = share >= OUTPUT_HOLD_AT
+        self._stir_all()
+
     def _on_lost(self, lost: Lost) -> None:
         self._requests.worker_lost(lost)
         self._stir(ModelKey(lost.worker.pull.model.key))
@@ -324,7 +337,9 @@ class Core:
             for model in self._models
             if self._models.is_seen(model, self._turn.now)
         ]
-        self._out(events.Announce(Leader(self._scheduler, self._term, self._queue_depth, states)))
+        used = round(self._output_used, 4)
+        leader = Leader(self._scheduler, self._term, self._queue_depth, states, used)
+        self._out(events.Announce(leader))
 
     def _stir(self, key: ModelKey) -> None:
         self._turn.stir(key)

@@ -44,6 +44,8 @@ class Dispatcher:
             batch_bytes_max=limits.batch_bytes_max,
         )
         self._suspects = Suspects(fleet, alone_wait_s=limits.alone_wait_s)
+        self.holds_new = False
+        """Requests without a ctl record wait, because OUTPUT is nearly full; what has been begun goes on."""
         self._offers: dict[tuple[WorkerId, int], _Offer] = {}
 
     def wait(self, held: Held) -> None:
@@ -72,7 +74,8 @@ class Dispatcher:
             self._offer(suspect[0], [suspect[1]], returning=False)
         while not self._backlog.is_empty(model):
             for worker_id in self._fleet.by_credit(model):
-                batch = self._backlog.take(model, worker_id, self._fleet.credit(worker_id), self._turn.now)
+                slots = self._fleet.credit(worker_id)
+                batch = self._backlog.take(model, worker_id, slots, self._turn.now, holds_new=self.holds_new)
                 if batch:
                     self._offer(worker_id, batch, returning=False)
                     break

@@ -93,6 +93,13 @@ class CallFailed(msgspec.Struct, frozen=True):
     rid: RequestId
 
 
+class CloseRefused(msgspec.Struct, frozen=True):
+    """OUTPUT is full: a Close or Cancel was not stored."""
+
+    tenant: TenantKey
+    rid: RequestId
+
+
 class HistoryRead(msgspec.Struct, frozen=True):
     """Every ctl record of a request, and the sequence of its last tok record (0: it has none)."""
 
@@ -161,6 +168,12 @@ class QueueDepth(msgspec.Struct, frozen=True):
     requests: int
 
 
+class OutputUsed(msgspec.Struct, frozen=True):
+    """The share of OUTPUT's bytes that is taken, 0 to 1."""
+
+    share: float
+
+
 class Tick(msgspec.Struct, frozen=True):
     """The deadline the core named has come."""
 
@@ -176,6 +189,7 @@ Event = (
     | CtlRead
     | EndWritten
     | CallFailed
+    | CloseRefused
     | HistoryRead
     | CancelHinted
     | CancelWished
@@ -185,6 +199,7 @@ Event = (
     | LostLeadership
     | ConnectionChanged
     | QueueDepth
+    | OutputUsed
     | Tick
 )
 
@@ -305,6 +320,13 @@ class WorkerGone(msgspec.Struct, frozen=True):
     requests: int
 
 
+class OutputFull(msgspec.Struct, frozen=True):
+    """For the log: OUTPUT takes no END any more (`is_full`), or takes them again after having refused `refused`."""
+
+    is_full: bool
+    refused: int
+
+
 class Announce(msgspec.Struct, frozen=True):
     """Publish the leader's heartbeat."""
 
@@ -333,6 +355,7 @@ Action = (
     | DeleteQueued
     | Probe
     | WorkerGone
+    | OutputFull
     | Announce
     | RememberModel
 )

@@ -22,6 +22,12 @@ from schemas.requests import InvalidMeta, RequestMeta
 RETRY_S = 1.0
 """Delay of a NAK for what cannot be dealt with now: the broker did not answer, or the window is full."""
 
+FULL_RETRY_S_MAX = 30.0
+"""While OUTPUT takes no END the delay doubles with every delivery of a request, up to this."""
+
+HOLD_TURN_S = 2.0
+"""While OUTPUT is nearly full new requests take turns in the window, so that what has been begun is not kept out."""
+
 _GIVEN_UP: tuple[Cause, ...] = ("handoff", "engine_error")
 """After these the worker that had the request runs it no longer, whatever its last pull said."""
 
@@ -37,6 +43,7 @@ class Requests:
         self._holding = Holding(ack_wait_s=limits.ack_wait_s)
         self.dispatcher = Dispatcher(limits, fleet, models, self._holding, turn)
         self._cancels = Cancels()
+        self._refused = 0
         self._order = 0
 
     def __iter__(self) -> Iterator[Held]:
@@ -100,9 +107,22 @@ class Requests:
 
     def end_written(self, name: Name) -> None:
         """The request's log holds an END: its message may go."""
+        if self._refused:
+            self._out(events.OutputFull(False, self._refused))
+            self._refused = 0
         held = self._holding.get(name)
         if held is not None:
             self._settle(held)
+
+    def close_refused(self, name: Name) -> None:
+        """There is no room for an END. Space comes back by itself, with the oldest logs; asking often brings none."""
+        self._refused += 1
+        if self._refused == 1:
+            self._out(events.OutputFull(True, 1))
+        held = self._holding.get(name)
+        if held is not None and held.place == "closing":
+            doublings = min(held.attempt - 1, 5)
+            self._give_back(held, min(RETRY_S * 2**doublings, FULL_RETRY_S_MAX))
 
     def call_failed(self, name: Name) -> None:
         """Nobody knows what became of a read or a close: the next delivery finds out."""
@@ -164,6 +184,16 @@ class Requests:
             acks = lost.worker.acks()
             self._out(events.WorkerGone(lost.id, lost.reason, len(acks)))
             self._out(*(events.Nak(ack, 0.0) for ack in acks.values()))
+
+    def rotate(self) -> None:
+        """New requests that have been held up for long enough make room for others."""
+        for held in list(self._holding):
+            if (
+                held.place == "waiting"
+                and not held.ctl_seq
+                and self._turn.now - held.queued_at >= HOLD_TURN_S
+            ):
+                self._give_back(held, RETRY_S)
 
     def yield_all(self) -> None:
         """Leadership is lost: another scheduler gets what waits. What is under way is finished here."""

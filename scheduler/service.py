@@ -24,7 +24,7 @@ from schemas.errors import BrokerAway, BrokerRefused
 from schemas.ids import ModelKey, WorkerId
 from schemas.requests import CLASSES, Klass, parse_meta
 
-QUEUE_DEPTH_INTERVAL_S = 0.5
+STREAMS_INTERVAL_S = 0.5
 """As often as the leader's heartbeat carries it."""
 
 RESTORE_PAUSE_S = 0.5
@@ -72,7 +72,7 @@ class SchedulerService:
         self._bus.subscribe(subjects.CANCEL_ALL, self._on_cancel)
         self._handle(events.ConnectionChanged(self._bus.connected))
         self._leadership.tick()
-        self._spawn(self._poll_queue_depth(), "queue depth")
+        self._spawn(self._poll_streams(), "streams")
 
     async def hand_over(self) -> None:
         """Gives up leadership and everything held; returns when that is done or has taken too long."""
@@ -135,6 +135,11 @@ class SchedulerService:
             case events.WorkerGone(worker, reason, requests):
                 self._bus.forget(self._probes.pop(worker, 0))
                 _log.warning("worker gone", worker=worker, reason=reason, requests=requests)
+            case events.OutputFull(is_full, refused):
+                if is_full:
+                    _log.error("OUTPUT is full: no END can be stored")
+                else:
+                    _log.warning("OUTPUT takes records again", refused=refused)
             case events.Announce(leader):
                 self._bus.publish(subjects.LEADER, dispatch.encode(leader))
             case events.RememberModel(card):
@@ -272,14 +277,17 @@ class SchedulerService:
         on_end = partial(self._on_fetch_ended, klass, model)
         return self._js.consume(spec, partial(self._on_delivery, klass, model), on_end)
 
-    async def _poll_queue_depth(self) -> None:
+    async def _poll_streams(self) -> None:
         while True:
             if self._core.leading and self._bus.connected:
                 try:
-                    self._handle(events.QueueDepth(await self._js.queue_depth(streams.REQUESTS)))
+                    requests = await self._js.usage(streams.REQUESTS)
+                    self._handle(events.QueueDepth(requests.messages))
+                    output = await self._js.usage(streams.OUTPUT)
+                    self._handle(events.OutputUsed(output.share))
                 except (BrokerAway, BrokerRefused) as error:
-                    _log.warning("queue depth not read", error=str(error))
-            await asyncio.sleep(QUEUE_DEPTH_INTERVAL_S)
+                    _log.warning("streams not looked at", error=str(error))
+            await asyncio.sleep(STREAMS_INTERVAL_S)
 
     # Time.
 

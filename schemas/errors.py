@@ -68,5 +68,9 @@ class BrokerRefused(PenstockError):
     """The broker answered with an error that is not part of the protocol. Read its text; look at the server's log."""
 
 
+class StreamFull(BrokerRefused):
+    """A stream holds as much as it may, and nothing was stored. Wait for space, or raise its limit."""
+
+
 class StreamMismatch(PenstockError):
     """A stream or consumer on the server differs from ours. Change the setting back, or migrate the stream by hand."""

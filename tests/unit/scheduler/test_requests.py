@@ -149,6 +149,20 @@ def test_what_is_too_old_when_it_comes_is_not_offered(world: World) -> None:
     assert not offered(actions)
 
 
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_a_request_whose_whole_time_passed_in_the_queue_is_closed_and_never_run(
+    world: World, attempt: int
+) -> None:
+    world.pull("w1", free=8)
+    actions = world.deliver(
+        1, age_s=60, attempt=attempt, meta=RequestMeta(queue_timeout_s=1000, request_timeout_s=50)
+    )
+    if attempt > 1:
+        actions = world.read(1, LEASE)
+    assert one(events.Close, actions).end.reason == "request_timeout"
+    assert not offered(actions + world.pull("w1", free=8))
+
+
 def test_a_request_that_was_taken_once_has_its_whole_time(world: World) -> None:
     world.deliver(1, attempt=2, age_s=200, meta=RequestMeta(fingerprint="f"))
     assert not all_of(events.Close, world.read(1, LEASE))
