@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
 
 from infra import wire
-from infra.bus import Bus, Subscription
+from infra.bus import Bus
+from infra.consumers import Consumer, Delivered
 from schemas import subjects
 from schemas.errors import BrokerAway, BrokerRefused, StreamMismatch
 from schemas.streams import NS_PER_S, ONLY_AT_BIRTH, ConsumerSpec, StreamSpec
@@ -36,7 +38,6 @@ _NOTHING_TO_DELETE = (10043, 10057)
 """No such sequence (past the end), no message there any more (deleted)."""
 _DIRECT_BATCH = 256
 """Messages per direct get: a whole short log in one round trip, a bounded burst for a long one."""
-_PULL_EXPIRES_MIN_NS = 1_000_000
 
 
 class ApiError(msgspec.Struct, frozen=True):
@@ -72,15 +73,6 @@ class Stored(NamedTuple):
 
     seq: int
     subject: str
-    headers: bytes
-    payload: bytes
-
-
-class Delivered(NamedTuple):
-    """A message a consumer delivered; `ack` is the subject that settles this delivery."""
-
-    subject: str
-    ack: str
     headers: bytes
     payload: bytes
 
@@ -173,8 +165,8 @@ class JetStream:
             assert info is not None
         _compare(f"stream {spec.name}", spec.config, info["config"])
 
-    async def ensure_consumer(self, spec: ConsumerSpec) -> None:
-        """Like `ensure_stream`, for a durable consumer."""
+    async def ensure_consumer(self, spec: ConsumerSpec) -> float:
+        """Like `ensure_stream`, for a durable consumer; returns how many seconds ago it was made."""
         info = await self._api(
             subjects.js_consumer("INFO", spec.stream, spec.name), allow=(_CONSUMER_NOT_FOUND,)
         )
@@ -183,6 +175,8 @@ class JetStream:
             info = await self._api(subjects.js_consumer("CREATE", spec.stream, spec.name), request)
             assert info is not None
         _compare(f"consumer {spec.name}", spec.config, info["config"])
+        made, asked = (datetime.fromisoformat(info[key]) for key in ("created", "ts"))
+        return (asked - made).total_seconds()
 
     async def publish(
         self, subject: str, payload: bytes, *, headers: bytes = b"", timeout_s: float | None = None
@@ -270,13 +264,17 @@ class JetStream:
         return await self._api(subjects.js_stream("INFO", stream), allow=(_STREAM_NOT_FOUND,)) is not None
 
     def consume(
-        self, spec: ConsumerSpec, on_delivery: Callable[[Delivered], None], on_end: Callable[[int], None]
+        self,
+        spec: ConsumerSpec,
+        on_delivery: Callable[[Delivered], None],
+        on_end: Callable[[int], None],
+        on_gone: Callable[[], None] | None = None,
     ) -> Consumer:
         """Deliveries of a durable consumer, on credit.
 
-        `on_end(unused)`: a fetch ended with that much credit unused.
+        `on_end(unused)`: a fetch ended with that much credit unused; `on_gone()`: because there is no such consumer.
         """
-        return Consumer(self.bus, spec, on_delivery, on_end)
+        return Consumer(self.bus, spec, on_delivery, on_end, on_gone)
 
     def ack(self, ack_subject: str) -> bool:
         """Settles a message for good. Not awaited: a lost ack heals at the next delivery."""
@@ -347,45 +345,6 @@ class JetStream:
         if error.get("err_code") in allow:
             return None
         raise BrokerRefused(f"{subject}: {error.get('description')} ({error.get('err_code')})")
-
-
-class Consumer:
-    """A durable consumer this process pulls from."""
-
-    def __init__(
-        self,
-        bus: Bus,
-        spec: ConsumerSpec,
-        on_delivery: Callable[[Delivered], None],
-        on_end: Callable[[int], None],
-    ) -> None:
-        self.spec = spec
-        self._bus = bus
-        self._on_delivery = on_delivery
-        self._on_end = on_end
-        self._inbox = bus.inbox()
-        self._next = subjects.js_consumer("MSG.NEXT", spec.stream, spec.name)
-        self._subscription: Subscription = bus.subscribe(self._inbox, self._on_message)
-
-    def fetch(self, batch: int, expires_s: float) -> bool:
-        """Asks for up to `batch` messages over the next `expires_s`.
-
-        False: not connected, nothing was asked.
-        """
-        request = {"batch": batch, "expires": max(_PULL_EXPIRES_MIN_NS, int(expires_s * NS_PER_S))}
-        return self._bus.publish(self._next, msgspec.json.encode(request), reply=self._inbox)
-
-    def close(self) -> None:
-        """Stops listening; what the broker still delivers comes back after its ack wait."""
-        self._subscription.close()
-
-    def _on_message(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
-        status = wire.status_of(headers)
-        if not status:
-            self._on_delivery(Delivered(subject, reply, headers, payload))
-        elif status != 100:  # 100 is an idle heartbeat
-            unused = wire.header_value(headers, b"Nats-Pending-Messages")
-            self._on_end(int(unused) if unused else 0)
 
 
 def _compare(what: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None:

@@ -11,8 +11,10 @@ backlog       the order of those that wait, and batches made of them
 suspects      requests that brought an engine down, each on a worker of its own
 cancels       cancels, a few at a time
 readers       who reads at which edge, and what nobody reads any more
+fetching      the consumers of each model: there, fetched from, delivering
 window        how much of a model may be pulled from the queue
 models        which models there are
+watchdog      consumers that deliver nothing
 fleet         workers: credit, what they run, whether they live
 election      who leads
 service       the thin shell: messages to events, actions to messages

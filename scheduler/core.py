@@ -15,6 +15,7 @@ from typing import assert_never
 
 from scheduler import events
 from scheduler.events import Action, Event
+from scheduler.fetching import Fetching
 from scheduler.fleet import Fleet, Lost, name_of
 from scheduler.holding import Name
 from scheduler.limits import Limits
@@ -22,7 +23,6 @@ from scheduler.models import Model, Models
 from scheduler.readers import Readers
 from scheduler.requests import Requests
 from scheduler.turn import Turn
-from scheduler.window import FETCH_EXPIRES_S
 from schemas.dispatch import Leader, Pull
 from schemas.ids import ModelKey, WorkerId, is_key
 from schemas.requests import CLASSES
@@ -63,6 +63,7 @@ class Core:
         )
         self._turn = Turn()
         self._requests = Requests(limits, self._fleet, self._models, self._turn)
+        self._fetching = Fetching(limits, self._fleet, self._models, self._turn)
         self._readers = Readers(silent_s=limits.edge_silent_s)
         self._sweep_at = -inf
         self._look_for_readers_at = -inf
@@ -101,13 +102,17 @@ class Core:
             case events.EdgeHeard(beat):
                 self._readers.heard(beat, now)
             case events.FetchEnded():
-                self._on_fetch_ended(event)
+                self._fetching.ended(event)
             case events.OfferFailed(worker, seq):
                 self._requests.offer_failed(worker, seq)
             case events.ProbeAnswered(worker, alive):
                 self._on_probe_answered(worker, alive)
-            case events.ConsumersReady(key):
-                self._on_consumers_ready(key)
+            case events.ConsumersReady(key, age_s):
+                self._fetching.ready(key, age_s)
+            case events.ConsumerGone(key):
+                self._fetching.gone(key)
+            case events.ConsumerSeen():
+                self._fetching.seen(event)
             case events.BecameLeader():
                 self._on_became_leader(event)
             case events.LostLeadership():
@@ -177,7 +182,7 @@ class Core:
         self._out(*(events.StopFetching(key) for key in self._models.forget_old(self._turn.now)))
         for model in self._models:
             model.window.write_off(self._turn.now)
-            self._ensure(model)
+            self._fetching.ensure(model)
         self._stir_all()
         if self._requests.dispatcher.holds_new:
             self._requests.rotate()
@@ -203,7 +208,7 @@ class Core:
         if self._turn.leading and self._turn.connected:
             for key in stirred:
                 self._requests.dispatcher.dispatch(key)
-                self._refill(key)
+                self._fetching.refill(key)
         stirred.clear()
         self._batch_at = inf
         if self._limits.batch_window_s > 0 and self._turn.leading and self._turn.connected:
@@ -211,31 +216,16 @@ class Core:
                 if self._fleet.free(model.key):
                     self._batch_at = min(self._batch_at, self._requests.dispatcher.batch_at(model.key))
 
-    def _refill(self, key: ModelKey) -> None:
-        model = self._models.get(key)
-        if model is None or not model.ready:
-            return
-        free = self._fleet.free(key)
-        for klass, batch in model.window.wants(free):
-            model.window.fetch(klass, batch, self._turn.now)
-            of_class = model.window.credit(klass) + model.window.waiting_of(klass)
-            assert of_class <= free + self._limits.window_lead, "the window is bounded"
-            self._out(events.Fetch(klass, key, batch, FETCH_EXPIRES_S))
-
     def _on_delivered(self, event: events.Delivered) -> None:
         model = self._models.get(event.model)
+        if model is not None:
+            model.watchdogs[event.klass].reset()
         if model is not None and self._turn.leading:
             self._requests.delivered(event, model)
         else:
             # A fetch from when this scheduler led, or the model was known, brought it: another one deals with it.
             # Not at once, or the broker gives it to the same fetch again.
             self._out(events.Nak(event.ack, STRAGGLER_S))
-
-    def _on_fetch_ended(self, event: events.FetchEnded) -> None:
-        model = self._models.get(event.model)
-        if model is not None:
-            model.window.use(event.klass, event.unused)
-            self._stir(event.model)
 
     def _on_pull(self, pull: Pull) -> None:
         """Standbys listen too, so that they can take over knowing all workers."""
@@ -252,7 +242,7 @@ class Core:
             self._on_lost(lost)
         for one in pull.running or ():
             self._readers.seen(name_of(one), one.grace_s, self._turn.now)
-        self._ensure(model)
+        self._fetching.ensure(model)
         if self._turn.leading:
             self._remember(model)
             if not was_known or was_staying == pull.leaving:
@@ -283,12 +273,6 @@ class Core:
         if self._turn.leading:
             self._announce()
 
-    def _on_consumers_ready(self, key: ModelKey) -> None:
-        model = self._models.get(key)
-        if model is not None and self._turn.leading:
-            model.ready = True
-            self._stir(key)
-
     def _on_became_leader(self, event: events.BecameLeader) -> None:
         self._turn.leading = True
         self._term = event.term
@@ -296,17 +280,14 @@ class Core:
             if is_key(known.card.key):
                 self._models.see(known.card, self._turn.now - known.seen_age_s)
         for model in self._models:
-            self._ensure(model)
+            self._fetching.ensure(model)
         self._stir_all()
         self._announce()
 
     def _on_lost_leadership(self) -> None:
         self._turn.leading = False
-        for model in self._models:
-            # Before anything is given back: an open fetch of ours would get it again.
-            self._out(events.StopFetching(model.key))
-            model.window.forget_fetches()
-            model.distrust()
+        # Before anything is given back: an open fetch of ours would get it again.
+        self._fetching.stop()
         self._requests.yield_all()
 
     def _on_connection_changed(self, connected: bool) -> None:
@@ -316,15 +297,7 @@ class Core:
             self._turn.connected_since = self._turn.now
             self._watch_from(self._turn.now)
             self._requests.advance()
-        for model in self._models:
-            # The fetches are gone with the connection, and a broker that was restarted may have lost the consumers.
-            model.window.forget_fetches()
-            model.distrust()
-            self._ensure(model)
-
-    def _ensure(self, model: Model) -> None:
-        if self._turn.leading and self._turn.connected and model.asks_for_consumers(self._turn.now):
-            self._out(events.EnsureConsumers(model.key))
+        self._fetching.start_anew()
 
     def _remember(self, model: Model) -> None:
         if model.is_worth_remembering(self._turn.now):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import msgspec
 
+from scheduler.watchdog import Remedy
 from schemas.dispatch import Answer, EdgeBeat, Leader, ModelCard, Pull, Work
 from schemas.ids import ModelKey, RequestId, TenantKey, WorkerId
 from schemas.log import Entry
@@ -38,9 +41,24 @@ class FetchEnded(msgspec.Struct, frozen=True):
 
 
 class ConsumersReady(msgspec.Struct, frozen=True):
-    """The consumers of `model` exist: it may be fetched."""
+    """The consumers of `model` exist: it may be fetched. The youngest was made `age_s` ago."""
 
     model: ModelKey
+    age_s: float = inf
+
+
+class ConsumerGone(msgspec.Struct, frozen=True):
+    """A fetch ended because a consumer of `model` is not there any more."""
+
+    model: ModelKey
+
+
+class ConsumerSeen(msgspec.Struct, frozen=True):
+    """Messages that a consumer has yet to deliver for the first time; None: there is no such consumer."""
+
+    klass: Klass
+    model: ModelKey
+    undelivered: int | None
 
 
 class PullReceived(msgspec.Struct, frozen=True):
@@ -182,6 +200,8 @@ Event = (
     Delivered
     | FetchEnded
     | ConsumersReady
+    | ConsumerGone
+    | ConsumerSeen
     | PullReceived
     | Answered
     | OfferFailed
@@ -214,9 +234,11 @@ class Fetch(msgspec.Struct, frozen=True):
 
 
 class EnsureConsumers(msgspec.Struct, frozen=True):
-    """Create the consumers of a model where they are missing, then say ConsumersReady. Asked again if nothing comes."""
+    """Create the consumers of a model where they are missing, then say ConsumersReady. Asked again if nothing comes.
+    The one of class `remake` is deleted first."""
 
     model: ModelKey
+    remake: Klass | None = None
 
 
 class StopFetching(msgspec.Struct, frozen=True):
@@ -320,6 +342,15 @@ class WorkerGone(msgspec.Struct, frozen=True):
     requests: int
 
 
+class ConsumerStuck(msgspec.Struct, frozen=True):
+    """For the log: a consumer had messages and credit and delivered nothing, for the `times`-th time here."""
+
+    klass: Klass
+    model: ModelKey
+    remedy: Remedy
+    times: int
+
+
 class OutputFull(msgspec.Struct, frozen=True):
     """For the log: OUTPUT takes no END any more (`is_full`), or takes them again after having refused `refused`."""
 
@@ -355,6 +386,7 @@ Action = (
     | DeleteQueued
     | Probe
     | WorkerGone
+    | ConsumerStuck
     | OutputFull
     | Announce
     | RememberModel

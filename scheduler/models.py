@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 import msgspec
 
 from scheduler.events import KnownModel
+from scheduler.watchdog import Watchdog
 from scheduler.window import Window
 from schemas.dispatch import ModelCard
 from schemas.ids import ModelKey
+from schemas.requests import CLASSES, Klass
 
 MODELS_MAX = 1024
 """Each has three consumers on the broker that are pulled from all the time."""
@@ -33,6 +35,9 @@ class Model:
     ready: bool = False
     asked_at: float = -inf
     remembered_at: float = -inf
+    watchdogs: dict[Klass, Watchdog] = field(default_factory=lambda: {klass: Watchdog() for klass in CLASSES})
+    counts_since: float = -inf
+    """A consumer counts deliveries from its making: what is older may have been delivered by the one before."""
 
     @property
     def key(self) -> ModelKey:
@@ -50,6 +55,8 @@ class Model:
         """Its consumers may be gone."""
         self.ready = False
         self.asked_at = -inf
+        for watchdog in self.watchdogs.values():
+            watchdog.reset()
 
     def is_worth_remembering(self, now: float) -> bool:
         """Whether it should be stored that it was seen; notes that it is."""

@@ -254,13 +254,14 @@ class Requests:
         self._holding.add(held)
         model.window.enter(held.klass, len(held.body))
         bytes_max = self._limits.request_bytes_max
+        first_since = max(self._turn.connected_since, model.counts_since)
         if isinstance(event.meta, InvalidMeta):
             self._close(held, "error", "bad_request", event.meta.reason)
         elif len(held.body) > bytes_max:
             self._close(held, "error", "too_large", f"the request is larger than {bytes_max} bytes")
-        elif held.attempt > 1 or held.arrived < self._turn.connected_since or self._cancels.has(held.name):
-            # A broker killed and started again has been seen counting deliveries from one: older than the connection
-            # is as good as delivered before.
+        elif held.attempt > 1 or held.arrived < first_since or self._cancels.has(held.name):
+            # A broker killed and started again has been seen counting deliveries from one, and a consumer made anew
+            # does: what is older than the connection or the consumer is as good as delivered before.
             self._read(held)
         else:
             self._set_expiry(held)

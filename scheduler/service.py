@@ -10,7 +10,8 @@ from functools import partial
 from math import inf
 from typing import assert_never
 
-from infra.jetstream import SERVICE_UNAVAILABLE, Consumer, Delivered, JetStream
+from infra.consumers import Consumer, Delivered
+from infra.jetstream import SERVICE_UNAVAILABLE, JetStream
 from infra.lifecycle import RoleContext
 from infra.logs import get_logger
 from infra.wire import parse_headers, status_of
@@ -26,6 +27,9 @@ from schemas.requests import CLASSES, Klass, parse_meta
 
 STREAMS_INTERVAL_S = 0.5
 """As often as the leader's heartbeat carries it."""
+
+CONSUMERS_INTERVAL_S = 2.0
+"""How often each consumer is asked what it has left to deliver: some times before it counts as stuck."""
 
 RESTORE_PAUSE_S = 0.5
 """Between two tries to bring streams back; a broker that recovers answers within a few."""
@@ -73,6 +77,7 @@ class SchedulerService:
         self._handle(events.ConnectionChanged(self._bus.connected))
         self._leadership.tick()
         self._spawn(self._poll_streams(), "streams")
+        self._spawn(self._poll_consumers(), "consumers")
 
     async def hand_over(self) -> None:
         """Gives up leadership and everything held; returns when that is done or has taken too long."""
@@ -125,8 +130,8 @@ class SchedulerService:
                 self._spawn(self._calls.cancel(action), "cancel")
             case events.DeleteQueued(tenant, rid):
                 self._spawn(self._calls.delete_queued(tenant, rid), "delete queued")
-            case events.EnsureConsumers(model):
-                self._spawn(self._ensure_consumers(model), "ensure consumers")
+            case events.EnsureConsumers():
+                self._spawn(self._ensure_consumers(action), "ensure consumers")
             case events.StopFetching(model):
                 for _, consumer in self._consumers.pop(model, []):
                     consumer.close()
@@ -135,6 +140,8 @@ class SchedulerService:
             case events.WorkerGone(worker, reason, requests):
                 self._bus.forget(self._probes.pop(worker, 0))
                 _log.warning("worker gone", worker=worker, reason=reason, requests=requests)
+            case events.ConsumerStuck(klass, model, remedy, times):
+                _log.error("consumer stuck", klass=klass, model=model, remedy=remedy, times=times)
             case events.OutputFull(is_full, refused):
                 if is_full:
                     _log.error("OUTPUT is full: no END can be stored")
@@ -257,13 +264,15 @@ class SchedulerService:
             if klass == fetch.klass:
                 consumer.fetch(fetch.batch, fetch.expires_s)
 
-    async def _ensure_consumers(self, model: ModelKey) -> None:
+    async def _ensure_consumers(self, wanted: events.EnsureConsumers) -> None:
+        model = wanted.model
         ack_wait_s, queue_max = self._settings.ack_wait_s, self._settings.queue_max
         specs = streams.consumers_of(model, ack_wait_s=ack_wait_s, queue_max=queue_max)
         try:
             await self._ensure_streams()
-            for spec in specs:
-                await self._js.ensure_consumer(spec)
+            if wanted.remake is not None:
+                await self._js.delete_consumer(specs[CLASSES.index(wanted.remake)])
+            age_s = min([await self._js.ensure_consumer(spec) for spec in specs])
         except (BrokerAway, BrokerRefused) as error:
             _log.warning("consumers not ensured yet", model=model, error=str(error))
             return
@@ -271,11 +280,12 @@ class SchedulerService:
             self._consumers[model] = [
                 (klass, self._consume(klass, model, spec)) for klass, spec in zip(CLASSES, specs, strict=True)
             ]
-        self._handle(events.ConsumersReady(model))
+        self._handle(events.ConsumersReady(model, age_s))
 
     def _consume(self, klass: Klass, model: ModelKey, spec: streams.ConsumerSpec) -> Consumer:
         on_end = partial(self._on_fetch_ended, klass, model)
-        return self._js.consume(spec, partial(self._on_delivery, klass, model), on_end)
+        on_gone = partial(self._handle, events.ConsumerGone(model))
+        return self._js.consume(spec, partial(self._on_delivery, klass, model), on_end, on_gone)
 
     async def _poll_streams(self) -> None:
         while True:
@@ -288,6 +298,18 @@ class SchedulerService:
                 except (BrokerAway, BrokerRefused) as error:
                     _log.warning("streams not looked at", error=str(error))
             await asyncio.sleep(STREAMS_INTERVAL_S)
+
+    async def _poll_consumers(self) -> None:
+        while True:
+            for model, consumers in list(self._consumers.items()):
+                for klass, consumer in consumers:
+                    try:
+                        undelivered = await self._js.undelivered(consumer.spec)
+                    except (BrokerAway, BrokerRefused) as error:
+                        _log.debug("consumer not looked at", model=model, klass=klass, error=str(error))
+                    else:
+                        self._handle(events.ConsumerSeen(klass, model, undelivered))
+            await asyncio.sleep(CONSUMERS_INTERVAL_S)
 
     # Time.
 

@@ -6,7 +6,8 @@ import asyncio
 
 from infra.broker import Broker
 from infra.bus import Bus
-from infra.jetstream import FULL, Consumer, Delivered, JetStream
+from infra.consumers import Consumer, Delivered
+from infra.jetstream import FULL, JetStream
 from infra.wire import encode_headers
 from schemas import subjects
 from schemas.ids import ModelKey

@@ -153,7 +153,11 @@ class Chaos:
             events.CallFailed(TENANT, rid(number)),
             events.FetchEnded(CLASSES[number % 3], model, number % 5),
             events.ProbeAnswered(worker, number % 2 == 0),
-            events.ConsumersReady(model),
+            events.ConsumersReady(model, self.random.choice([0.0, 60.0])),
+            events.ConsumerGone(model),
+            events.ConsumerSeen(CLASSES[number % 3], model, self.random.choice([None, 0, 3, 3, 3])),
+            events.OutputUsed(self.random.choice([0.1, 0.5, 0.95])),
+            events.CloseRefused(TENANT, rid(number)),
         ]
         return self.world.send(self.random.choice(kinds))
 
