@@ -5,7 +5,10 @@ compare-and-set by revision, in the layout that every NATS client reads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from infra import wire
+from infra.bus import Subscription
 from infra.jetstream import WRONG_LAST, JetStream, PubAck, Stored, expect_headers
 from schemas import subjects
 from schemas.errors import BrokerRefused
@@ -66,6 +69,15 @@ class KeyValue:
         if ack.err_code == WRONG_LAST:
             return False
         return _revision(ack) > 0
+
+    def on_delete(self, key: str, callback: Callable[[], None]) -> Subscription:
+        """Calls back when somebody deletes `key`, perhaps before a read sees it gone. What expires is not told."""
+
+        def on_message(_subject: str, _reply: str, headers: bytes, _payload: bytes) -> None:
+            if wire.header_value(headers, b"KV-Operation") is not None:
+                callback()
+
+        return self._js.bus.subscribe(subjects.kv_key(self._bucket, key), on_message)
 
     async def _newest(self, key: str) -> Stored | None:
         return await self._js.last(self._stream, subjects.kv_key(self._bucket, key))

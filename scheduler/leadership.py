@@ -54,6 +54,11 @@ class Leadership:
         """When `tick` is wanted at the latest."""
         return self._election.next_deadline() or inf
 
+    def start(self) -> None:
+        """Stands for election."""
+        self._key.on_delete(_LEADER_KEY, lambda: self._elect(election.Freed()))
+        self.tick()
+
     def tick(self) -> None:
         """Time has passed."""
         self._elect(election.Tick())

@@ -75,7 +75,7 @@ class SchedulerService:
         self._bus.subscribe(subjects.EDGE, self._on_edge)
         self._bus.subscribe(subjects.CANCEL_ALL, self._on_cancel)
         self._handle(events.ConnectionChanged(self._bus.connected))
-        self._leadership.tick()
+        self._leadership.start()
         self._spawn(self._poll_streams(), "streams")
         self._spawn(self._poll_consumers(), "consumers")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from scheduler.election import (
     Create,
     Election,
+    Freed,
     Lead,
     Refused,
     Release,
@@ -71,6 +72,36 @@ def test_a_write_that_arrives_too_late_is_taken_back() -> None:
     election.handle(Tick(), 100.0)
     assert election.handle(Written(7), 102.5) == [Release(7)]
     assert not election.leading
+
+
+def test_a_standby_takes_over_at_once_from_a_leader_that_gives_the_key_back() -> None:
+    """The word may come before the key is free, but it never takes longer than a tenth of a second."""
+    election = Election(ttl_s=3)
+    election.handle(Tick(), 100.0)
+    election.handle(Refused(), 100.001)
+    assert election.handle(Freed(), 100.1) == [Create()]
+    assert election.handle(Refused(), 100.101) == []
+    retry_at = election.next_deadline()
+    assert retry_at is not None
+    assert retry_at - 100.1 < 0.03
+    assert election.handle(Tick(), retry_at) == [Create()]
+    assert election.handle(Written(9), retry_at + 0.001) == [Lead(9)]
+    assert retry_at + 0.001 - 100.1 < 0.1
+
+
+def test_a_standby_hurries_only_for_a_moment() -> None:
+    election = Election(ttl_s=3)
+    election.handle(Tick(), 100.0)
+    election.handle(Freed(), 100.0)
+    assert election.handle(Refused(), 100.6) == []
+    assert election.next_deadline() == 101.1
+
+
+def test_the_word_of_its_own_release_does_not_bring_a_stopped_one_back() -> None:
+    election = leader()
+    election.handle(Stop(), 100.5)
+    assert election.handle(Freed(), 100.51) == []
+    assert election.next_deadline() is None
 
 
 def test_a_leader_that_stops_frees_the_key() -> None:
