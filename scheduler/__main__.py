@@ -13,6 +13,7 @@ from scheduler.limits import Limits
 from scheduler.service import SchedulerService
 from schemas import dispatch, streams
 
+
 async def serve(context: RoleContext) -> None:
     """Runs a scheduler until it is told to stop, then hands leadership over at once."""
     settings = context.settings
