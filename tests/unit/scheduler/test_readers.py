@@ -60,7 +60,7 @@ def test_the_policy_of_a_second_reader_wins_also_when_it_is_shorter(world: World
 
 
 def test_of_two_readers_at_one_edge_the_patient_one_counts(world: World) -> None:
-    both = EdgeBeat("e1", [Reader(TENANT, rid(1), 0), Reader(TENANT, rid(1), 20)])
+    both = EdgeBeat("e1", [Reader(TENANT, rid(1), 20), Reader(TENANT, rid(1), 0)])
     live(world, 6, {}, [])
     world.pull(running=[1], grace_s=0)
     world.send(events.EdgeHeard(both))
@@ -80,6 +80,13 @@ def test_a_reader_without_grace_at_a_killed_edge(world: World) -> None:
     assert live(world, 2, {}, [1]) == {1}
 
 
+def test_a_dead_edge_does_not_undo_a_later_leaving(world: World) -> None:
+    live(world, 6, {"e1": {1: None}, "e2": {1: 4}}, [1])
+    assert not live(world, 3, {"e2": {1: 4}}, [1]), "e1 was killed"
+    assert not live(world, 3.5, {"e2": {}}, [1]), "e2's reader left last, 4 s of grace"
+    assert live(world, 2, {"e2": {}}, [1]) == {1}
+
+
 def test_who_reads_on_at_another_edge_in_time_keeps_it_running(world: World) -> None:
     live(world, 6, {"e1": {1: 10}, "e2": {}}, [1])
     assert not live(world, 8, {"e2": {}}, [1])
@@ -92,7 +99,7 @@ def test_who_reads_on_at_another_edge_in_time_keeps_it_running(world: World) -> 
 def test_a_beat_that_is_not_full_takes_nobody_away(world: World) -> None:
     live(world, 6, {"e1": {1: 0, 2: 0}}, [1, 2])
     world.beat("e1", {3: 0}, full=False)
-    assert not live(world, 10, {"e1": {1: 0, 2: 0}}, [1, 2])
+    assert not live(world, 2, {}, [1, 2])
 
 
 def test_what_runs_detached_is_never_cancelled(world: World) -> None:
@@ -134,6 +141,13 @@ def test_after_a_pause_of_its_own_the_leader_listens_first(world: World) -> None
     world.now += 60
     assert not live(world, 4.5, {"e2": {}}, [1]), "somebody may have come back meanwhile"
     assert not live(world, 10, {"e2": {1: 10}}, [1])
+
+
+def test_an_edge_that_died_during_a_pause_of_ours_died_at_its_end(world: World) -> None:
+    live(world, 6, {"e1": {1: 10}}, [1])
+    world.now += 60
+    assert not live(world, 9.5, {}, [1]), "nobody knows since when nobody reads it"
+    assert live(world, 2, {}, [1]) == {1}
 
 
 def test_after_a_reconnect_the_leader_listens_first(world: World) -> None:
