@@ -45,8 +45,9 @@ async def test_an_open_fetch_tells_when_its_consumer_is_deleted(contract: Contra
     await contract.js.ensure_consumer(spec())
     watched = Watched(contract)
     watched.consumer.fetch(1, 10.0)
-    while not await open_fetches(contract):
-        await asyncio.sleep(0.01)  # one that the server has not taken in yet is lost without a word
+    async with asyncio.timeout(5):
+        while not await open_fetches(contract):
+            await asyncio.sleep(0.01)  # one that the server has not taken in yet is lost without a word
     await contract.js.delete_consumer(spec())
     await until(lambda: watched.gone == 1)
 
@@ -93,8 +94,9 @@ async def test_a_consumer_made_anew_delivers_what_was_not_settled_and_counts_fro
     assert delivery is not None
     assert delivery.delivered == 1, "although somebody may run it since its second delivery"
     contract.js.ack(again.deliveries[0].ack)
-    while await contract.js.queue_depth(REQUESTS):
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(5):
+        while await contract.js.queue_depth(REQUESTS):
+            await asyncio.sleep(0.01)
 
 
 async def test_how_full_a_stream_is(contract: Contract) -> None:
