@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from infra.jetstream import FULL, WRONG_LAST, JetStream, Stored, expect_headers
 from schemas import subjects
-from schemas.errors import BrokerRefused, StreamFull
+from schemas.errors import BrokerAway, BrokerRefused, StreamFull
 from schemas.log import Entry
 from schemas.output import End, decode_ctl, decode_tok, encode
 from schemas.streams import OUTPUT
 
 _CLOSE_TRIES_MAX = 20
 """Each lost race against an attempt is one more attempt of the request; its attempts are bounded by the same number."""
+
+_CHAIN_TRIES_MAX = 20
+_CHAIN_RETRY_WAIT_S = 0.05
+"""A follower lags by milliseconds; one that is behind for a second is on its way out."""
 
 
 class OutputLog:
@@ -35,10 +41,20 @@ class OutputLog:
         stored = await self._js.read(OUTPUT, subjects.output_log(tenant, rid), start_seq=start_seq)
         return [decode_entry(one) for one in stored if upto_seq is None or one.seq <= upto_seq]
 
-    async def ctl_chain(self, tenant: str, rid: str) -> list[Entry]:
-        """All ctl records, in stream order. A replica may lag: the newest ones may be missing."""
-        stored = await self._js.read(OUTPUT, subjects.output_ctl(tenant, rid))
-        return [decode_entry(one) for one in stored]
+    async def ctl_chain(self, tenant: str, rid: str, *, upto_seq: int | None = None) -> list[Entry]:
+        """The ctl records up to the one at `upto_seq`, which is known to be stored; older ones may have expired.
+
+        Raises BrokerAway also when the replicas that answer lag behind it for long.
+        """
+        ctl = subjects.output_ctl(tenant, rid)
+        if upto_seq is None:
+            return [decode_entry(one) for one in await self._js.read(OUTPUT, ctl)]
+        for _ in range(_CHAIN_TRIES_MAX):
+            chain = [decode_entry(one) for one in await self._js.read(OUTPUT, ctl) if one.seq <= upto_seq]
+            if chain and chain[-1].seq == upto_seq:
+                return chain
+            await asyncio.sleep(_CHAIN_RETRY_WAIT_S)
+        raise BrokerAway(f"no replica has record {upto_seq} of {rid} yet")
 
     async def last_tok_seq(self, tenant: str, rid: str) -> int:
         """The sequence of the newest tok record, from the stream leader; 0: there is none."""

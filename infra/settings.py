@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     request_timeout_max_s: Seconds = Field(3600, description="The longest time-out a client may ask for.")
     on_disconnect: str = Field(
         "cancel",
-        pattern=r"^(cancel|detach|grace=\d+(\.\d+)?)$",
+        pattern=r"^(cancel|detach|grace=[0-9]{1,9}(\.[0-9]{1,9})?)$",
         description="What becomes of a request whose last reader left: `cancel`, `detach` (it runs to its end) or "
         "`grace=<seconds>`; clients choose with `X-Penstock-On-Disconnect`.",
     )

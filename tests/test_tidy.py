@@ -50,6 +50,7 @@ PURE = [
     "edge/pacer.py",
     "edge/registry.py",
     "edge/relay.py",
+    "edge/wishes.py",
     "scheduler/*",
     "workers/*",
 ]
