@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from edge.errors import Problem
 from edge.openai_bodies import Body
 from edge.registry import Registry
+from edge.wishes import Wishes
 from schemas import subjects
 from schemas.dispatch import ModelCard
-from schemas.ids import RequestId, TenantKey, fingerprint
-from schemas.requests import CLASSES, MSG_ID, RequestMeta, meta_headers
+from schemas.ids import RequestId, TenantKey
+from schemas.requests import CLASSES, MSG_ID, RequestMeta, View, meta_headers
 
 CLASS_HEADER = "x-penstock-class"
 DEFAULT_CLASS = "standard"
@@ -24,25 +25,44 @@ _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request as it came in. `headers` are the client's, by lower-case name."""
+    """A request as it came in at `at`, in Unix seconds. `headers` are the client's, by lower-case name.
+
+    `fingerprint` is that of `raw`; `dialect` is that of `View`.
+    """
 
     rid: RequestId
     tenant: TenantKey
     raw: bytes
+    fingerprint: str
     headers: Mapping[str, str]
+    dialect: str
+    at: int
 
 
 @dataclass(frozen=True)
 class Admitted:
-    """What to publish: `raw` of the arrival on `subject` with `headers`."""
+    """What to publish: `raw` of the arrival on `subject` with `headers`. `view`: how its output is shown to anybody."""
 
     card: ModelCard
     subject: str
     headers: dict[str, str]
+    view: View
 
 
-def admit(arrival: Arrival, body: Body, registry: Registry, *, edge: str, now: float) -> Admitted | Problem:
-    """Decides about a request by what this edge `edge` knows at `now`."""
+def admit(
+    arrival: Arrival,
+    body: Body,
+    wishes: Wishes,
+    registry: Registry,
+    *,
+    edge: str,
+    queue_timeout_s: float,
+    now: float,
+) -> Admitted | Problem:
+    """Decides about a request that is to be published, by what this edge `edge` knows at `now`.
+
+    `queue_timeout_s` is the setting. A request that exists already, by its key, is read without asking here.
+    """
     klass = arrival.headers.get(CLASS_HEADER, DEFAULT_CLASS)
     if klass not in CLASSES:
         return Problem("bad_request", f"{CLASS_HEADER} must be one of {', '.join(CLASSES)}", CLASS_HEADER)
@@ -57,12 +77,19 @@ def admit(arrival: Arrival, body: Body, registry: Registry, *, edge: str, now: f
             f"that the model `{card.name}` has for prompt and output together",
             "max_tokens",
         )
+    if registry.output_is_full:
+        return Problem("output_full", "there is no room for more output: try again later")
     traceparent = arrival.headers.get("traceparent", "")
+    view = View(arrival.dialect, card.name, arrival.at, body.streams, body.include_usage)
     meta = RequestMeta(
         max_tokens=max_tokens,
         cost=len(arrival.raw) // BYTES_PER_TOKEN + max_tokens,
-        fingerprint=fingerprint(arrival.raw),
+        queue_timeout_s=_queue_timeout_s(wishes.deadline_s, queue_timeout_s),
+        request_timeout_s=wishes.deadline_s or 0.0,
+        fingerprint=arrival.fingerprint,
         stream=body.streams,
+        grace_s=wishes.grace_s,
+        view=view,
         edge=edge,
         traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else "",
     )
@@ -70,4 +97,10 @@ def admit(arrival: Arrival, body: Body, registry: Registry, *, edge: str, now: f
         card,
         subjects.request(klass, card.key, arrival.tenant, arrival.rid),
         {MSG_ID: f"{arrival.tenant}.{arrival.rid}", **meta_headers(meta)},
+        view,
     )
+
+
+def _queue_timeout_s(deadline_s: float | None, default_s: float) -> float:
+    """Never beyond the deadline: a request that no worker took by then may be tried again. 0: the default holds."""
+    return deadline_s if deadline_s is not None and deadline_s < default_s else 0.0

@@ -71,11 +71,12 @@ def _of_message(message: Stored, ctl: Entry | None) -> Found:
     headers = wire.parse_headers(message.headers)
     meta = parse_meta(headers)
     subject = subjects.parse_request(message.subject)
+    # The log has the last word on what runs. A direct publisher may leave the header out; its body is the client's own.
+    told = _told(ctl) if ctl is not None else ""
     return Found(
         view=meta.view if isinstance(meta, RequestMeta) else None,
         meta=meta if isinstance(meta, RequestMeta) else None,
-        # A direct publisher may leave it out; the body is the client's own.
-        fingerprint=headers.get(FINGERPRINT) or fingerprint(message.payload),
+        fingerprint=told or headers.get(FINGERPRINT) or fingerprint(message.payload),
         model=subject.model if subject is not None else None,
         queued=True,
         ctl=ctl,
@@ -84,14 +85,15 @@ def _of_message(message: Stored, ctl: Entry | None) -> Found:
 
 def _of_log(lease: Lease | None, ctl: Entry) -> Found:
     view = lease.view if lease is not None else None
-    told = lease.fingerprint if lease is not None else ""
-    if isinstance(ctl.record, End):
-        told = told or ctl.record.fingerprint
     return Found(
         view=view,
         meta=None,
-        fingerprint=told,
+        fingerprint=(lease.fingerprint if lease is not None else "") or _told(ctl),
         model=model_key(view.model) if view is not None and view.model else None,
         queued=False,
         ctl=ctl,
     )
+
+
+def _told(ctl: Entry) -> str:
+    return ctl.record.fingerprint if isinstance(ctl.record, Lease | End) else ""

@@ -4,68 +4,71 @@ from __future__ import annotations
 
 import asyncio
 
+from edge.admission import Admitted, Arrival
 from edge.errors import Problem
-from infra.bus import Bus
-from infra.jetstream import FULL, IN_PROCESS, SERVICE_UNAVAILABLE, JetStream
-from infra.output_log import OutputLog
-from schemas.errors import BrokerAway, BrokerRefused
-from schemas.ids import RequestId, TenantKey
-from schemas.streams import REQUESTS
+from edge.lookup import Lookup
+from edge.publishing import Done, Hold, Look, Publishing, Send, Step
+from edge.waiting_room import WaitingRoom, no_place
+from infra import wire
+from infra.jetstream import JetStream
+from infra.logs import get_logger
+from schemas.errors import BrokerAway
 
-TRY_TIMEOUT_S = 1.0
-"""A PubAck takes 1 ms; after this the same id is sent again."""
+_log = get_logger("publisher")
 
-RETRY_WAIT_S = 0.1
 
 
 class Publisher:
-    """`timeout_s` bounds all tries of one request."""
+    """`timeout_s` bounds all tries of one request, `room` how many may wait for a broker that is away."""
 
-    def __init__(self, bus: Bus, js: JetStream, log: OutputLog, *, timeout_s: float) -> None:
-        self._bus = bus
+    def __init__(self, js: JetStream, lookup: Lookup, room: WaitingRoom, *, timeout_s: float) -> None:
         self._js = js
-        self._log = log
+        self._lookup = lookup
+        self._room = room
         self._timeout_s = timeout_s
 
-    async def publish(
-        self, tenant: TenantKey, rid: RequestId, subject: str, raw: bytes, headers: bytes
-    ) -> Problem | None:
-        """None: it is stored. `outcome_unknown`: it may be. Raises BrokerRefused for an answer nobody foresaw."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout_s
-        unanswered = False
-        while (left_s := deadline - loop.time()) > 0:
-            if not self._bus.connected:
-                await asyncio.sleep(min(left_s, RETRY_WAIT_S))
-                continue
-            try:
-                ack = await self._js.publish(
-                    subject, raw, headers=headers, timeout_s=min(left_s, TRY_TIMEOUT_S)
-                )
-                if ack.stored:
-                    return None
-                if ack.err_code == FULL:
-                    return await self._is_it_there(tenant, rid, subject, unanswered)
-                if ack.err_code not in (IN_PROCESS, SERVICE_UNAVAILABLE):
-                    raise BrokerRefused(f"{subject} was not stored: {ack.description} ({ack.err_code})")
-            except BrokerAway:
-                unanswered = True
-            await asyncio.sleep(RETRY_WAIT_S)
-        if unanswered:
-            return Problem(
-                "outcome_unknown",
-                f"the broker did not confirm the request: outcome: unknown, request id {rid}; "
-                "it is cancelled if it was stored",
-            )
-        return Problem("broker_away", "the broker is away; the request was not sent")
+    async def publish(self, arrival: Arrival, admitted: Admitted) -> Problem | None:
+        """None: it is stored, by this call or by whoever published the same rid and body before.
 
-    async def _is_it_there(
-        self, tenant: TenantKey, rid: RequestId, subject: str, unanswered: bool
-    ) -> Problem | None:
-        """A full queue and a request that is in it already get one answer; only the stream knows which it was."""
-        if await self._js.last(REQUESTS, subject) is not None:
-            return None
-        # An earlier try may have been stored and run to its end meanwhile.
-        if unanswered and await self._log.last_ctl(tenant, rid) is not None:
-            return None
-        return Problem("queue_full", "the queue is full: try again later")
+        `outcome_unknown`: it may be stored; whoever need not keep it for a retry with the same key cancels it. Any
+        other problem: it is not, and will not be.
+        """
+        if self._room.is_full:
+            return no_place()
+        now = asyncio.get_running_loop().time
+        way = Publishing(arrival.rid, arrival.fingerprint, give_up_at=now() + self._timeout_s)
+        headers = wire.encode_headers(admitted.headers)
+        with self._room.stay() as stay:
+            step = way.proceed(now(), connected=self._js.bus.connected)
+            while not isinstance(step, Done):
+                match step:
+                    case Send(timeout_s):
+                        step = await self._send(way, arrival, admitted.subject, headers, timeout_s)
+                    case Look():
+                        step = await self._look(way, arrival)
+                    case Hold(wait_s):
+                        has_place = await stay.wait(wait_s)
+                        connected = self._js.bus.connected
+                        step = way.proceed(now(), connected=connected) if has_place else way.give_up()
+        return step.problem
+
+    async def _send(
+        self, way: Publishing, arrival: Arrival, subject: str, headers: bytes, timeout_s: float
+    ) -> Step:
+        try:
+            ack = await self._js.publish(subject, arrival.raw, headers=headers, timeout_s=timeout_s)
+        except BrokerAway:
+            return way.unanswered()
+        step = way.acked(ack)
+        if isinstance(step, Done) and step.problem is not None:
+            _log.error(
+                "the broker refused a request", rid=arrival.rid, error=ack.description, code=ack.err_code
+            )
+        return step
+
+    async def _look(self, way: Publishing, arrival: Arrival) -> Step:
+        try:
+            found = await self._lookup.find(arrival.tenant, arrival.rid)
+        except BrokerAway:
+            return way.not_looked()
+        return way.found(None if found is None else found.fingerprint)

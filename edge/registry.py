@@ -13,6 +13,7 @@ from edge.errors import Problem
 from schemas.dispatch import Leader, ModelCard
 from schemas.health import Health, ModelHealth
 from schemas.ids import model_key
+from schemas.streams import OUTPUT_REFUSE_AT
 
 LEADER_SILENT_S = 3.0
 """Six missed heartbeats; a standby takes over within the leader's TTL of the same length."""
@@ -30,13 +31,16 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """`model_seen_s`: for this long after its last worker was seen, a model's requests are still queued."""
+    """`model_seen_s`: for this long after its last worker was seen, a model's requests are still queued; with
+    `cold_start` "reject" they never are."""
 
-    def __init__(self, *, model_seen_s: float) -> None:
+    def __init__(self, *, model_seen_s: float, cold_start: Literal["queue", "reject"]) -> None:
         self._model_seen_s = model_seen_s
+        self._cold_start = cold_start
         self._known: dict[str, _Known] = {}
         self._term = 0
         self._queue_depth = 0
+        self._output_used = 0.0
         self._heard_at: float | None = None
 
     def heard(self, leader: Leader, now: float) -> None:
@@ -44,6 +48,7 @@ class Registry:
         if leader.term < self._term and not self._silent(now):
             return
         self._term, self._heard_at, self._queue_depth = leader.term, now, leader.queue_depth
+        self._output_used = leader.output_used
         told = {
             state.card.key: _Known(state.card, state.workers, state.slots, state.free, now - state.seen_age_s)
             for state in leader.models
@@ -80,6 +85,11 @@ class Registry:
         """Whether any model could be run at once, as far as is known."""
         return any(known.workers for known in self._known.values())
 
+    @property
+    def output_is_full(self) -> bool:
+        """Whether so little room is left for output that it is kept for what runs already."""
+        return self._output_used >= OUTPUT_REFUSE_AT
+
     def health(self, now: float, *, connected: bool) -> Health:
         """`connected`: whether this edge reaches the broker."""
         models = [
@@ -96,7 +106,8 @@ class Registry:
         return Health(status, self._queue_depth, sorted(models, key=lambda model: model.id))
 
     def _queued_for(self, known: _Known, now: float) -> bool:
-        return known.workers > 0 or now - known.seen_at <= self._model_seen_s
+        waits = self._cold_start == "queue" and now - known.seen_at <= self._model_seen_s
+        return known.workers > 0 or waits
 
     def _silent(self, now: float) -> bool:
         return self._heard_at is None or now - self._heard_at > LEADER_SILENT_S

@@ -17,12 +17,13 @@ ANONYMOUS = TenantKey("public")
 
 _RID = re.compile(r"[a-z0-9]{16,64}")
 _KEY = re.compile(r"[a-z0-9_-]{1,64}")
-_RID_BYTES = 16
+RID_BYTES = 16
+"""128 bits: no two of ours meet by chance."""
 
 
 def request_id(randomness: bytes) -> RequestId:
-    """A rid of 26 characters from 16 random bytes (128 bits: no two of ours meet by chance)."""
-    assert len(randomness) == _RID_BYTES, "a rid is made of 16 random bytes"
+    """A rid of 26 characters from `RID_BYTES` random bytes."""
+    assert len(randomness) == RID_BYTES, "a rid is made of 16 random bytes"
     return RequestId(base64.b32encode(randomness).decode().rstrip("=").lower())
 
 

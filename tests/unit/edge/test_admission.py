@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from edge.admission import Admitted, Arrival, admit
 from edge.errors import Problem
-from edge.openai_bodies import Body
+from edge.openai_bodies import Body, StreamOptions
 from edge.registry import Registry
+from edge.wishes import Wishes
 from schemas.dispatch import Leader, ModelCard, ModelState
 from schemas.ids import ANONYMOUS, RequestId, fingerprint
-from schemas.requests import MSG_ID, RequestMeta, parse_meta
+from schemas.requests import MSG_ID, RequestMeta, View, parse_meta
 from schemas.subjects import parse_request
 
 RID = RequestId("a" * 26)
@@ -19,11 +22,26 @@ RAW = b"x" * 400
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def admitted(body: Body | None = None, **headers: str) -> Admitted | Problem:
-    registry = Registry(model_seen_s=60)
-    registry.heard(Leader("s", 1, 0, [ModelState(CARD, 1, 4, 4, 0.0)]), 0.0)
-    arrival = Arrival(RID, ANONYMOUS, RAW, {key.replace("_", "-"): value for key, value in headers.items()})
-    return admit(arrival, body or Body(model="m", stream=True), registry, edge="edge-1", now=0.0)
+NOTHING = Wishes(grace_s=0.0, key=None, deadline_s=None)
+QUEUE_TIMEOUT_S = 120.0
+
+
+def admitted(
+    body: Body | None = None, wishes: Wishes = NOTHING, *, output_used: float = 0.0, **headers: str
+) -> Admitted | Problem:
+    registry = Registry(model_seen_s=60, cold_start="queue")
+    registry.heard(Leader("s", 1, 0, [ModelState(CARD, 1, 4, 4, 0.0)], output_used), 0.0)
+    named = {key.replace("_", "-"): value for key, value in headers.items()}
+    arrival = Arrival(RID, ANONYMOUS, RAW, fingerprint(RAW), named, "completion", 1_700_000_000)
+    return admit(
+        arrival,
+        body or Body(model="m", stream=True),
+        wishes,
+        registry,
+        edge="edge-1",
+        queue_timeout_s=QUEUE_TIMEOUT_S,
+        now=0.0,
+    )
 
 
 def meta(**kwargs: Any) -> RequestMeta:
@@ -44,8 +62,48 @@ def test_the_subject_and_the_message_id_name_the_request() -> None:
 
 def test_the_meta_is_what_the_scheduler_decides_from() -> None:
     assert meta(body=Body(model="m", stream=True, max_tokens=30)) == RequestMeta(
-        max_tokens=30, cost=130, fingerprint=fingerprint(RAW), stream=True, edge="edge-1"
+        max_tokens=30,
+        cost=130,
+        fingerprint=fingerprint(RAW),
+        stream=True,
+        grace_s=0.0,
+        view=View("completion", "m", 1_700_000_000, True, False),
+        edge="edge-1",
     )
+
+
+def test_the_view_is_how_the_client_asked_for_its_output() -> None:
+    usage = StreamOptions(include_usage=True)
+    one = admitted(Body(model=None, stream=True, stream_options=usage))
+    assert isinstance(one, Admitted)
+    assert one.view == View("completion", "m", 1_700_000_000, True, True), "under the name the model goes by"
+    assert meta(body=Body(model="m", stream=True, stream_options=usage)).view == one.view
+    assert meta(body=Body(model="m")).view == View("completion", "m", 1_700_000_000, False, False)
+
+
+@pytest.mark.parametrize("grace_s", [None, 0.0, 30.0])
+def test_what_leaving_means_travels_with_the_request(grace_s: float | None) -> None:
+    assert meta(wishes=Wishes(grace_s, None, None)).grace_s == grace_s
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "queue_timeout_s", "request_timeout_s"),
+    [(None, 0.0, 0.0), (0.5, 0.5, 0.5), (119.0, 119.0, 119.0), (120.0, 0.0, 120.0), (600.0, 0.0, 600.0)],
+)
+def test_no_request_waits_in_the_queue_beyond_its_deadline(
+    deadline_s: float | None, queue_timeout_s: float, request_timeout_s: float
+) -> None:
+    one = meta(wishes=Wishes(0.0, None, deadline_s))
+    assert (one.queue_timeout_s, one.request_timeout_s) == (queue_timeout_s, request_timeout_s)
+
+
+def test_without_room_for_output_nothing_new_is_taken() -> None:
+    problem = admitted(output_used=0.8)
+    assert isinstance(problem, Problem)
+    assert (problem.reason, problem.row.status, problem.row.retry_after) == ("output_full", 503, True)
+    final = admitted(Body(model="nope"), output_used=0.8)
+    assert isinstance(final, Problem)
+    assert final.reason == "model_not_found", "what waiting cannot mend is said first"
 
 
 def test_without_a_limit_the_models_default_counts() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import pytest
+
 from edge.errors import Problem
 from edge.registry import LEADER_SILENT_S, MODELS_MAX, Registry
 from schemas.dispatch import Leader, ModelCard, ModelState
@@ -22,8 +26,10 @@ def leader(*models: ModelState, term: int = 1, depth: int = 3) -> Leader:
     return Leader("s1", term, depth, list(models))
 
 
-def heard(*models: ModelState, now: float = 0.0) -> Registry:
-    registry = Registry(model_seen_s=SEEN_S)
+def heard(
+    *models: ModelState, now: float = 0.0, cold_start: Literal["queue", "reject"] = "queue"
+) -> Registry:
+    registry = Registry(model_seen_s=SEEN_S, cold_start=cold_start)
     registry.heard(leader(*models), now)
     return registry
 
@@ -50,8 +56,26 @@ def test_a_model_seen_lately_is_queued_for() -> None:
     assert reason(registry.find("m", SEEN_S - 9)) == "no_workers"
 
 
+def test_a_model_without_a_worker_may_be_refused_at_once() -> None:
+    registry = heard(state("a", workers=0, seen_age_s=1), state("b"), cold_start="reject")
+    assert reason(registry.find("a", 0.0)) == "no_workers"
+    assert reason(registry.find("never seen", 0.0)) == "model_not_found"
+    assert registry.find("b", 0.0) == card("b")
+    assert registry.offered(0.0) == [card("b")]
+
+
+@pytest.mark.parametrize(("used", "is_full"), [(0.0, False), (0.79, False), (0.8, True), (1.0, True)])
+def test_the_leader_says_how_much_room_is_left_for_output(used: float, is_full: bool) -> None:
+    registry = heard(state())
+    assert not registry.output_is_full
+    registry.heard(Leader("s1", 1, 0, [state()], used), 0.1)
+    assert registry.output_is_full == is_full
+    registry.heard(Leader("s1", 1, 0, [state()], 0.1), 0.2)
+    assert not registry.output_is_full, "it recovers by itself"
+
+
 def test_before_the_first_heartbeat_nobody_can_say_that_a_model_does_not_exist() -> None:
-    assert reason(Registry(model_seen_s=SEEN_S).find("m", 0.0)) == "no_workers"
+    assert reason(Registry(model_seen_s=SEEN_S, cold_start="queue").find("m", 0.0)) == "no_workers"
 
 
 def test_the_only_model_is_the_default() -> None:
@@ -73,7 +97,7 @@ def test_a_model_that_a_new_leader_does_not_know_is_remembered() -> None:
 
 
 def test_an_old_leader_is_not_heard_beside_a_new_one() -> None:
-    registry = Registry(model_seen_s=SEEN_S)
+    registry = Registry(model_seen_s=SEEN_S, cold_start="queue")
     registry.heard(leader(state(), term=2), 0.0)
     registry.heard(leader(term=1), 0.1)
     assert registry.has_live_worker()
@@ -88,7 +112,7 @@ def test_the_last_view_is_kept_while_no_leader_speaks() -> None:
 
 
 def test_health() -> None:
-    registry = Registry(model_seen_s=SEEN_S)
+    registry = Registry(model_seen_s=SEEN_S, cold_start="queue")
     assert registry.health(0.0, connected=True).status == "starting"
     registry.heard(leader(state("b"), state("a", workers=2)), 0.0)
     health = registry.health(1.0, connected=True)
