@@ -14,11 +14,12 @@ from typing import Protocol
 from starlette.responses import Response
 
 from edge.accounts import Account, refused
-from edge.admission import Arrival, admit
+from edge.admission import Admitted, Arrival, admit
 from edge.answers import Answer, AnswerLimits, Outcome, Shape, Ticket
 from edge.canceller import Canceller
 from edge.errors import Problem
 from edge.event_stream import EventStream
+from edge.lookup import Lookup
 from edge.openai_bodies import Body, decode_chat, decode_completion
 from edge.openai_chat import ChatShape
 from edge.openai_completions import CompletionShape
@@ -26,8 +27,9 @@ from edge.problem_response import ProblemResponse
 from edge.publisher import Publisher
 from edge.reader import LogSources
 from edge.registry import Registry
+from edge.waiting_room import WaitingRoom
 from edge.whole_answer import WholeAnswer
-from infra import wire
+from edge.wishes import WishDefaults, wishes_of
 from infra.bus import Bus
 from infra.jetstream import JetStream
 from infra.logs import get_logger
@@ -35,7 +37,7 @@ from infra.output_log import OutputLog
 from infra.settings import Settings
 from schemas import subjects
 from schemas.dispatch import WORK_OVERHEAD_BYTES, decode_leader
-from schemas.ids import ANONYMOUS, RequestId, request_id
+from schemas.ids import ANONYMOUS, RequestId, fingerprint, request_id
 
 GIVE_UP_MARGIN_S = 30.0
 """Past a request's own time-out, which the leader enforces with END(expired), the edge stops waiting for that END."""
@@ -53,12 +55,13 @@ class _MakeShape(Protocol):
 class Dialect:
     """How one endpoint reads bodies and writes answers."""
 
+    name: str
     decode: Callable[[bytes], Body | Problem]
     shape: _MakeShape
 
 
-CHAT = Dialect(decode_chat, ChatShape)
-COMPLETION = Dialect(decode_completion, CompletionShape)
+CHAT = Dialect("chat", decode_chat, ChatShape)
+COMPLETION = Dialect("completion", decode_completion, CompletionShape)
 
 
 def refuse(problem: Problem, rid: RequestId | None = None) -> Response:
@@ -75,7 +78,7 @@ class Edge:
         log = OutputLog(js)
         self.bus = bus
         self.name = name
-        self.registry = Registry(model_seen_s=settings.model_seen_s)
+        self.registry = Registry(model_seen_s=settings.model_seen_s, cold_start=settings.cold_start)
         self.draining = False
         self._on_ready: Callable[[], None] = lambda: None
         self._heard = asyncio.Event()
@@ -88,7 +91,12 @@ class Edge:
             client_buffer_bytes_max=int(settings.client_buffer_bytes_max),
         )
         self._sources = LogSources(bus, log, fail)
-        self._publisher = Publisher(bus, js, log, timeout_s=settings.publish_timeout_s)
+        self._queue_timeout_s = settings.queue_timeout_s
+        self._wish_defaults = WishDefaults(
+            settings.on_disconnect, settings.idempotency_grace_s, settings.request_timeout_max_s
+        )
+        room = WaitingRoom(bus, places=settings.edge_pending_max)
+        self._publisher = Publisher(js, Lookup(js, log), room, timeout_s=settings.publish_timeout_s)
         self._canceller = Canceller(bus, log)
         self._answers: dict[RequestId, Answer] = {}
         self.now = asyncio.get_running_loop().time
@@ -110,11 +118,30 @@ class Edge:
 
     def generate(self, dialect: Dialect, raw: bytes, headers: Mapping[str, str]) -> Response:
         """The response to a generation: it publishes the request when it is served."""
-        arrival = Arrival(request_id(os.urandom(16)), ANONYMOUS, raw, headers)
+        arrival = Arrival(
+            request_id(os.urandom(16)),
+            ANONYMOUS,
+            raw,
+            fingerprint(raw),
+            headers,
+            dialect.name,
+            int(time.time()),
+        )
         body = dialect.decode(raw)
         if isinstance(body, Problem):
             return refuse(body, arrival.rid)
-        admitted = admit(arrival, body, self.registry, edge=self.name, now=self.now())
+        wishes = wishes_of(headers, self._wish_defaults)
+        if isinstance(wishes, Problem):
+            return refuse(wishes, arrival.rid)
+        admitted = admit(
+            arrival,
+            body,
+            wishes,
+            self.registry,
+            edge=self.name,
+            queue_timeout_s=self._queue_timeout_s,
+            now=self.now(),
+        )
         if isinstance(admitted, Problem):
             return refuse(admitted, arrival.rid)
         ticket = Ticket(
@@ -124,10 +151,8 @@ class Edge:
             detach=partial(self._detach, admitted.card.name, headers.get("x-request-id", "")),
             abandon=partial(self._canceller.cancel, arrival.tenant, arrival.rid),
         )
-        shape = dialect.shape(
-            arrival.rid, admitted.card.name, int(time.time()), include_usage=body.include_usage
-        )
-        submit = partial(self._submit, arrival, admitted.subject, wire.encode_headers(admitted.headers))
+        shape = dialect.shape(arrival.rid, admitted.card.name, arrival.at, include_usage=body.include_usage)
+        submit = partial(self._submit, arrival, admitted)
         make = EventStream if body.streams else WholeAnswer
         return make(ticket, submit, self._sources, shape, self._limits)
 
@@ -152,8 +177,8 @@ class Edge:
         """Waits for the cancels that still run in the background."""
         await self._canceller.drain(timeout_s)
 
-    async def _submit(self, arrival: Arrival, subject: str, headers: bytes) -> Problem | None:
-        problem = await self._publisher.publish(arrival.tenant, arrival.rid, subject, arrival.raw, headers)
+    async def _submit(self, arrival: Arrival, admitted: Admitted) -> Problem | None:
+        problem = await self._publisher.publish(arrival, admitted)
         if problem is not None and problem.reason == "outcome_unknown":
             self._canceller.cancel(arrival.tenant, arrival.rid)
         return problem
