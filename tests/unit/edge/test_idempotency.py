@@ -17,7 +17,8 @@ FAILED_SEVEN_TIMES: list[State] = ["not_ok" for _ in range(7)]
 
 
 def states(*first: State) -> list[State]:
-    return [*first, *(["absent"] * (GENERATIONS_MAX - len(first)))]
+    absent: list[State] = ["absent" for _ in range(GENERATIONS_MAX - len(first))]
+    return [*first, *absent]
 
 
 @pytest.mark.parametrize(
