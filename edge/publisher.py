@@ -17,7 +17,6 @@ from schemas.errors import BrokerAway
 _log = get_logger("publisher")
 
 
-
 class Publisher:
     """`timeout_s` bounds all tries of one request, `room` how many may wait for a broker that is away."""
 
