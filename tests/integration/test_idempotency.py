@@ -19,7 +19,7 @@ from edge.lineages import Lineages, Resolved
 from edge.lookup import Lookup
 from edge.publisher import Publisher
 from edge.waiting_room import WaitingRoom
-from infra.broker import Broker
+from infra.broker import Broker, is_healthy
 from infra.bus import Bus
 from infra.jetstream import JetStream, expect_headers
 from infra.output_log import OutputLog
@@ -324,6 +324,9 @@ async def test_a_broker_that_does_not_answer_leaves_the_outcome_unknown(world: W
     assert isinstance(resolved, Resolved)
     os.kill(world.broker.pid, signal.SIGSTOP)
     try:
+        # The signal takes its time: until then the broker goes on answering.
+        while await asyncio.to_thread(is_healthy, world.broker.monitor_url):
+            pass
         problem = await world.one.publish(resolved.rid)
         unresolved = await world.one.ask("k")
     finally:
