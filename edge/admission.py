@@ -41,12 +41,12 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Admitted:
-    """What to publish: `raw` of the arrival on `subject` with `headers`. `view`: how its output is shown to anybody."""
+    """What to publish: `raw` of the arrival on `subject` with `headers`, which say `meta`."""
 
     card: ModelCard
     subject: str
     headers: dict[str, str]
-    view: View
+    meta: RequestMeta
 
 
 def admit(
@@ -97,7 +97,7 @@ def admit(
         card,
         subjects.request(klass, card.key, arrival.tenant, arrival.rid),
         {MSG_ID: f"{arrival.tenant}.{arrival.rid}", **meta_headers(meta)},
-        view,
+        meta,
     )
 
 

@@ -10,49 +10,45 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from edge import ends
 from edge.accounts import Account
+from edge.dialects import Shape, shape_of
 from edge.errors import Header, Problem, error_headers, error_json
 from edge.reader import LogReader, LogSources
+from edge.readers import Leaving
 from edge.relay import Broken, Ended, Tokens
 from schemas.ids import RequestId, TenantKey
 from schemas.output import End
+from schemas.requests import View
 
 CUT_AFTER_S = 1.0
 """A client that takes longer than this to take the last words of a failed answer does not read at all."""
 
+END_MARGIN_S = 2.0
+"""Past a request's whole time-out, which its worker and the leader enforce, before the edge ends it itself: clocks and
+round trips differ by less."""
 
-Submit = Callable[[], Awaitable[Problem | None]]
-"""Gets the request stored; a Problem means that nobody needs to care for it any more."""
+LAST_WAIT_S = 3.0
+"""After that, how long its answer waits for END to be stored and read back; then the broker is away."""
 
-
-class Shape(Protocol):
-    """A dialect's bytes for what a relay puts out."""
-
-    def opening(self) -> bytes:
-        """What a stream starts with."""
-
-    def tokens(self, tokens: Tokens) -> bytes:
-        """The events of one record."""
-
-    def ending(self, end: End, offset: int) -> bytes:
-        """The events of a good END, and the last line."""
-
-    def whole(self, texts: list[str], end: End, offset: int) -> bytes:
-        """The body of an answer that does not stream."""
+Submit = Callable[[], Awaitable[Problem | View | None]]
+"""Gets a new request stored. A View: it was there already, published elsewhere, and is shown like that. A Problem ends
+the answer: `outcome_unknown` if the request may be stored all the same."""
 
 
 @dataclass(frozen=True)
 class AnswerLimits:
-    """Seconds and bytes an answer may take; `give_up_s` bounds its whole life."""
+    """Seconds and bytes an answer may take."""
 
     head_wait_s: float
     keep_alive_s: float
-    give_up_s: float
+    slow_client_s: float
+    """For a client that still reads when its request is out of time: as long as a result is kept."""
     client_buffer_bytes_max: int
 
 
@@ -62,24 +58,30 @@ Outcome = Literal["answered", "failed", "left"]
 
 @dataclass(frozen=True)
 class Ticket:
-    """One admitted request, and what its answer asks of the service."""
+    """One reading of one request, and what its answer asks of the service. The time-outs are the request's; they count
+    from the answer's begin, which is not before the request's."""
 
     tenant: TenantKey
     rid: RequestId
-    attach: Callable[[Answer], Account]
-    detach: Callable[[Answer, Outcome, Problem | None], None]
+    queue_timeout_s: float
+    request_timeout_s: float
+    attach: Callable[[Answer], Account | None]
+    """Called once at the begin; what the request counts as, if it is counted here."""
+    share: Callable[[Answer], None]
+    """The request turned out not to be new."""
+    detach: Callable[[Answer, Leaving, Outcome, Problem | None], None]
     """Called once at the end."""
-    abandon: Callable[[], None]
-    """The request may still run and nobody reads it any more."""
+    close: Callable[[End, int | None], None]
+    """Ends the request, in the background; see `Closer.close`."""
 
 
 class Answer(Response):
-    """The life of one request at this edge, from before it is published until its client has everything."""
+    """The life of one reading: from before its request is published, if it is new, until its client has everything."""
 
     def __init__(
         self,
         ticket: Ticket,
-        submit: Submit,
+        submit: Submit | None,
         sources: LogSources,
         shape: Shape,
         limits: AnswerLimits,
@@ -89,16 +91,19 @@ class Answer(Response):
         # Not Response.__init__: there is no body yet, and FastAPI only looks for this one attribute.
         self.background = None
         self.ticket = ticket
-        self._submit: Submit | None = submit
+        self._submit = submit
         self._shape = shape
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._reader = LogReader(sources, ticket.tenant, ticket.rid, self._on_output, whole=whole)
         self._problem: Problem | None = None
+        self._exists = submit is None
+        self._settled = False
+        self._sent_away = False
         self._gone = False
         self._waiter: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[object] | None = None
-        self._cutter: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
         self._cut_off = False
         self._account: Account | None = None
         self._offset = 0
@@ -108,50 +113,65 @@ class Answer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._writer = asyncio.current_task()
         watcher = asyncio.create_task(self._watch(receive))
-        timer = self._loop.call_later(self._limits.give_up_s, self._give_up)
-        maybe_stored = True
+        begun_at = self._loop.time()
+        self._later(self.ticket.request_timeout_s + END_MARGIN_S, self._on_request_timeout)
         self._account = account = self.ticket.attach(self)
         self._reader.open()
         try:
-            problem = await self._take_submit()()
-            if problem is not None:
-                maybe_stored = False
-                self.fail(problem)
+            await self._store()
+            if self._problem is None:
+                waited_s = self._loop.time() - begun_at
+                self._later(max(0.0, self.ticket.queue_timeout_s - waited_s), self._on_queue_timeout)
             await self._write(send)
         except asyncio.CancelledError:
             if not self._cut_off:
                 raise
         finally:
             watcher.cancel()
-            timer.cancel()
-            if self._cutter is not None:
-                self._cutter.cancel()
+            for timer in self._timers:
+                timer.cancel()
             self._reader.close()
-            if maybe_stored and not self._reader.over:
-                self.ticket.abandon()
-            account.ended(self._problem, self._offset, self._loop.time(), left=self._gone)
+            if account is not None:
+                account.ended(self._problem, self._offset, self._loop.time(), left=self._gone)
+            over = self._settled or self._reader.over
+            why: Leaving = "over" if over else "sent_away" if self._sent_away else "left"
             outcome: Outcome = "left" if self._gone else "failed" if self._problem else "answered"
-            self.ticket.detach(self, outcome, self._problem)
+            self.ticket.detach(self, why, outcome, self._problem)
 
-    def _take_submit(self) -> Submit:
-        """Once: it holds the request's body, which may be large, while the answer may take long."""
+    async def _store(self) -> None:
+        """Gets a new request stored, or begins to read the log of one that is there."""
+        if self._submit is None:
+            self._reader.catch_up()
+            return
+        # Once: it holds the request's body, which may be large, while the answer may take long.
         submit, self._submit = self._submit, None
-        assert submit is not None
-        return submit
+        # If it is not new, it may have output already, and how to show that is not known yet. The log keeps it.
+        self._reader.pause()
+        said = await submit()
+        self._exists = not isinstance(said, Problem) or said.reason == "outcome_unknown"
+        if isinstance(said, Problem):
+            self._settled = True
+            self.fail(said)
+            return
+        if said is not None:
+            self._shape = shape_of(said, self.ticket.rid)
+            self.ticket.share(self)
+            self._reader.catch_up()
+        self._reader.resume()
 
     def fail(self, problem: Problem) -> None:
         """Ends the answer with an error, unless it has ended already."""
         raise NotImplementedError
 
-    def cut_off(self, problem: Problem) -> None:
-        """Like `fail`, and does not wait for a client that has stopped reading."""
-        self.fail(problem)
-        if self._cutter is None:
-            self._cutter = self._loop.call_later(CUT_AFTER_S, self._cut)
+    def send_away(self) -> None:
+        """Ends the answer because this process stops; its request runs on, and can be read at another edge."""
+        self._sent_away = True
+        path = self._resume_path()
+        self._cut_after(Problem("draining", f"this server stops; the answer goes on at {path}", resume=path))
 
     def reconnected(self) -> None:
         """The bus was away for a moment."""
-        self._reader.reconnected()
+        self._reader.catch_up()
 
     async def _write(self, send: Send) -> None:
         """Sends the whole response; returns early when the client has gone."""
@@ -160,8 +180,12 @@ class Answer(Response):
     def _on_output(self, output: Tokens | Ended | Broken) -> None:
         raise NotImplementedError
 
+    def _resume_path(self) -> str:
+        """Where the rest of the answer is."""
+        raise NotImplementedError
+
     async def _send_problem(self, send: Send, problem: Problem) -> None:
-        body = error_json(problem)
+        body = error_json(problem, self.ticket.rid if self._exists else None)
         await self._start(send, problem.row.status, error_headers(problem), body)
         await send({"type": "http.response.body", "body": body})
 
@@ -185,8 +209,31 @@ class Answer(Response):
         self._gone = True
         self._wake()
 
+    def _later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """A timer of this answer: one of a few in its whole life."""
+        self._timers.append(self._loop.call_later(delay_s, callback))
+
+    def _on_queue_timeout(self) -> None:
+        """Whoever has leased it meanwhile goes on: END is written only as the first ctl record."""
+        if not self._reader.begun:
+            self.ticket.close(ends.QUEUE_TIMEOUT, 0)
+
+    def _on_request_timeout(self) -> None:
+        self.ticket.close(ends.REQUEST_TIMEOUT, None)
+        self._settled = True
+        self._later(LAST_WAIT_S, self._give_up)
+
     def _give_up(self) -> None:
-        self.cut_off(Problem("request_timeout", "the request did not end in time"))
+        if self._reader.over or self._reader.paused:
+            # The request is not what is slow.
+            self._later(self._limits.slow_client_s, self._cut)
+            return
+        self._cut_after(Problem("request_timeout", "the request did not end in time"))
+
+    def _cut_after(self, problem: Problem) -> None:
+        """Fails, and does not wait for a client that has stopped reading."""
+        self.fail(problem)
+        self._later(CUT_AFTER_S, self._cut)
 
     def _cut(self) -> None:
         assert self._writer is not None

@@ -10,11 +10,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from edge.desk import refuse
+from edge.dialects import CHAT, COMPLETION, Dialect
 from edge.errors import Problem
+from edge.paths import stream_of
 from edge.problem_response import ProblemResponse
-from edge.service import CHAT, COMPLETION, Dialect, Edge, refuse
+from edge.service import Edge
 from infra import telemetry
 from schemas.dispatch import ModelCard
+from schemas.ids import ANONYMOUS
 
 JSON = "application/json"
 UNEXPECTED = Problem("internal", "something went wrong on our side")
@@ -26,7 +30,7 @@ GENERATION: dict[str, Dialect] = {"/v1/chat/completions": CHAT, "/v1/completions
 class EdgeApp:
     """The ASGI application of one edge.
 
-    Generation is answered here and everything else by FastAPI, because each of a framework's layers wraps `send`, and
+    What streams is answered here and everything else by FastAPI, because each of a framework's layers wraps `send`, and
     a stream goes through all of them for every token: measured at 256 streams, 13 % of the edge's CPU time.
     """
 
@@ -35,12 +39,18 @@ class EdgeApp:
         self._pages = _pages(edge)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        dialect = GENERATION.get(scope["path"]) if scope["type"] == "http" else None
-        if dialect is None:
+        path = scope["path"] if scope["type"] == "http" else ""
+        dialect, rid = GENERATION.get(path), stream_of(path)
+        if dialect is None and rid is None:
             await self._pages(scope, receive, send)
             return
+        request = Request(scope, receive)
         try:
-            response = await self._generate(dialect, Request(scope, receive))
+            if dialect is not None:
+                response = await self._generate(dialect, request)
+            else:
+                assert rid is not None
+                response = await self._resume(rid, request)
         except ClientDisconnect:
             return
         except Exception:
@@ -55,7 +65,12 @@ class EdgeApp:
         raw = await read_body(request, self._edge.body_bytes_max)
         if isinstance(raw, Problem):
             return refuse(raw)
-        return self._edge.generate(dialect, raw, request.headers)
+        return await self._edge.generate(dialect, raw, request.headers)
+
+    async def _resume(self, rid: str, request: Request) -> Response:
+        if request.method != "GET":
+            return ProblemResponse(_not_allowed(request))
+        return await self._edge.requests.stream(ANONYMOUS, rid, request.headers, request.query_params)
 
 
 async def read_body(request: Request, bytes_max: int) -> bytes | Problem:
@@ -78,6 +93,7 @@ async def read_body(request: Request, bytes_max: int) -> bytes | Problem:
 def _pages(edge: Edge) -> FastAPI:
     app = FastAPI(title="Penstock", docs_url=None, redoc_url=None)
     _add_models(app, edge)
+    _add_requests(app, edge)
     _add_probes(app, edge)
     _add_errors(app)
     return app
@@ -103,6 +119,16 @@ def _add_models(app: FastAPI, edge: Edge) -> None:
     async def retrieve_model(name: str) -> Response:
         card = edge.registry.find(name, edge.now())
         return ProblemResponse(card) if isinstance(card, Problem) else _json(describe(card))
+
+
+def _add_requests(app: FastAPI, edge: Edge) -> None:
+    @app.get("/v1/requests/{rid}", response_class=Response)
+    async def show_request(rid: str) -> Response:
+        return await edge.requests.show(ANONYMOUS, rid)
+
+    @app.delete("/v1/requests/{rid}", response_class=Response)
+    async def cancel_request(rid: str) -> Response:
+        return await edge.requests.cancel(ANONYMOUS, rid)
 
 
 def _add_probes(app: FastAPI, edge: Edge) -> None:

@@ -25,11 +25,13 @@ _REASON_OF_STATUS = {"error": "internal", "cancelled": "cancelled", "expired": "
 
 
 class Problem(NamedTuple):
-    """Why a client does not get what it asked for: `reason` is a key of ERRORS, `param` the field at fault."""
+    """Why a client does not get what it asked for: `reason` is a key of ERRORS, `param` the field at fault, `resume`
+    the path at which another edge goes on with the answer."""
 
     reason: str
     message: str
     param: str | None = None
+    resume: str | None = None
 
     @property
     def row(self) -> ErrorRow:
@@ -45,11 +47,20 @@ def problem_of(end: End) -> Problem | None:
     return Problem(reason, end.message or _SAID_OF_END.get(reason, "the request failed"))
 
 
-def error_json(problem: Problem) -> bytes:
-    """OpenAI's error body."""
+def error_object(problem: Problem, rid: str | None = None) -> dict[str, str | None]:
+    """OpenAI's error object. `rid`: of a request that was admitted; its clients can ask for it by that."""
     row = problem.row
     fields = {"message": problem.message, "type": row.type_, "param": problem.param, "code": row.code}
-    return msgspec.json.encode({"error": fields})
+    if rid is not None:
+        fields["request_id"] = rid
+    if problem.resume is not None:
+        fields["resume"] = problem.resume
+    return fields
+
+
+def error_json(problem: Problem, rid: str | None = None) -> bytes:
+    """OpenAI's error body; `rid` as in `error_object`."""
+    return msgspec.json.encode({"error": error_object(problem, rid)})
 
 
 def error_headers(problem: Problem) -> list[Header]:
@@ -63,9 +74,10 @@ def error_headers(problem: Problem) -> list[Header]:
     return headers
 
 
-def error_frame(problem: Problem) -> bytes:
-    """The end of a broken stream. Without it, clients take a closed stream for a finished one."""
-    return b"data: %b\n\n%b" % (error_json(problem), DONE)
+def error_frame(problem: Problem, rid: str) -> bytes:
+    """The end of a broken stream. Without it, clients take a closed stream for a finished one. It has no id: a client
+    that comes back is told again."""
+    return b"data: %b\n\n%b" % (error_json(problem, rid), DONE)
 
 
 DONE = b"data: [DONE]\n\n"

@@ -6,9 +6,12 @@ import asyncio
 
 from starlette.types import Receive, Scope, Send
 
-from edge.answers import Answer, AnswerLimits, Shape, Submit, Ticket
+from edge.answers import Answer, AnswerLimits, Submit, Ticket
+from edge.dialects import Shape
 from edge.errors import Header, Problem, error_frame, problem_of
 from edge.pacer import Pacer
+from edge.paths import stream_path
+from edge.position import Position, unseen
 from edge.reader import LogSources
 from edge.relay import Broken, Ended, Tokens
 
@@ -25,15 +28,27 @@ _HEADERS: list[Header] = [
 
 class EventStream(Answer):
     """Everything that is pending goes out in one write. Past `client_buffer_bytes_max` the reader pauses, and goes on
-    from the log when the client has taken what is there: a slow client blocks nobody and misses nothing."""
+    from the log when the client has taken what is there: a slow client blocks nobody and misses nothing.
+
+    `seen`: the client has had a part already and gets only what follows it. It has been answered with a 200 before, so
+    the head goes out at once, and whatever goes wrong comes as the frame that the first stream would have ended with.
+    """
 
     def __init__(
-        self, ticket: Ticket, submit: Submit, sources: LogSources, shape: Shape, limits: AnswerLimits
+        self,
+        ticket: Ticket,
+        submit: Submit | None,
+        sources: LogSources,
+        shape: Shape,
+        limits: AnswerLimits,
+        seen: Position | None = None,
     ) -> None:
         super().__init__(ticket, submit, sources, shape, limits, whole=False)
         self._pending: list[bytes] = []
         self._pending_bytes = 0
-        self._begun = False
+        self._is_resumed = seen is not None
+        self._seen = seen
+        self._begun = seen is not None
         self._head_sent = False
         self._complete = False
         self._pacer = Pacer(
@@ -54,7 +69,7 @@ class EventStream(Answer):
             return
         self._problem = problem
         if self._begun:
-            self._push(error_frame(problem))
+            self._push(error_frame(problem, self.ticket.rid))
             self._complete = True
         self._wake()
 
@@ -65,7 +80,8 @@ class EventStream(Answer):
                 return
             if self._begun and not self._head_sent:
                 self._head_sent = True
-                self._pending.insert(0, self._shape.opening())
+                if not self._is_resumed:
+                    self._pending.insert(0, self._shape.opening())
                 await self._start(send, 200, _HEADERS, None)
             if self._pending or self._complete:
                 last = self._complete
@@ -89,16 +105,31 @@ class EventStream(Answer):
                 self._account.first_token(self._loop.time())
             self._offset = output.offset
             self._begun = True
-            self._push(self._shape.tokens(output))
+            if self._seen is None:
+                self._push(self._shape.tokens(output))
+            elif output.offset >= self._seen.offset:
+                self._push(self._unseen(self._shape.tokens(output), output.offset))
         elif isinstance(output, Broken):
             self.fail(Problem("log_lost", output.message))
         elif (problem := problem_of(output.end)) is not None:
             self.fail(problem)
         else:
             self._begun = True
-            self._push(self._shape.ending(output.end, output.offset))
+            self._push(self._unseen(self._shape.ending(output.end, output.offset), output.offset + 1))
             self._complete = True
         self._wake()
+
+    def _resume_path(self) -> str:
+        return stream_path(self.ticket.rid)
+
+    def _unseen(self, events: bytes, offset: int) -> bytes:
+        """What the client has not had of the events at `offset`; past its position that is all of them."""
+        if self._seen is None:
+            return events
+        rest = unseen(events, self._seen)
+        if offset > self._seen.offset:
+            self._seen = None
+        return rest
 
     def _push(self, data: bytes) -> None:
         if data:

@@ -37,8 +37,10 @@ class ChatShape:
         """One event for each delta of a record."""
         deltas = tokens.deltas
         if len(deltas) == 1:
-            return self._event(tokens.offset, 0, deltas[0])
-        return b"".join([self._event(tokens.offset, index, delta) for index, delta in enumerate(deltas)])
+            return self._event(tokens.offset, tokens.first, deltas[0])
+        return b"".join(
+            [self._event(tokens.offset, index, delta) for index, delta in enumerate(deltas, tokens.first)]
+        )
 
     def ending(self, end: End, offset: int) -> bytes:
         """The finish chunk of each choice, the usage chunk if it was asked for, and the last line."""

@@ -6,7 +6,7 @@ import asyncio
 
 from edge.admission import Admitted, Arrival
 from edge.errors import Problem
-from edge.lookup import Lookup
+from edge.lookup import Found, Lookup
 from edge.publishing import Done, Hold, Look, Publishing, Send, Step
 from edge.waiting_room import WaitingRoom, no_place
 from infra import wire
@@ -26,8 +26,9 @@ class Publisher:
         self._room = room
         self._timeout_s = timeout_s
 
-    async def publish(self, arrival: Arrival, admitted: Admitted) -> Problem | None:
-        """None: it is stored, by this call or by whoever published the same rid and body before.
+    async def publish(self, arrival: Arrival, admitted: Admitted) -> Problem | Found | None:
+        """None: it is stored, by this call. Found: it was there already (by an earlier try, or by whoever published the
+        same rid and body before), and is shown as that says.
 
         `outcome_unknown`: it may be stored; whoever need not keep it for a retry with the same key cancels it. Any
         other problem: it is not, and will not be.
@@ -37,6 +38,7 @@ class Publisher:
         now = asyncio.get_running_loop().time
         way = Publishing(arrival.rid, arrival.fingerprint, give_up_at=now() + self._timeout_s)
         headers = wire.encode_headers(admitted.headers)
+        found: Found | None = None
         with self._room.stay() as stay:
             step = way.proceed(now(), connected=self._js.bus.connected)
             while not isinstance(step, Done):
@@ -44,12 +46,12 @@ class Publisher:
                     case Send(timeout_s):
                         step = await self._send(way, arrival, admitted.subject, headers, timeout_s)
                     case Look():
-                        step = await self._look(way, arrival)
+                        step, found = await self._look(way, arrival)
                     case Hold(wait_s):
                         has_place = await stay.wait(wait_s)
                         connected = self._js.bus.connected
                         step = way.proceed(now(), connected=connected) if has_place else way.give_up()
-        return step.problem
+        return step.problem or found
 
     async def _send(
         self, way: Publishing, arrival: Arrival, subject: str, headers: bytes, timeout_s: float
@@ -65,9 +67,9 @@ class Publisher:
             )
         return step
 
-    async def _look(self, way: Publishing, arrival: Arrival) -> Step:
+    async def _look(self, way: Publishing, arrival: Arrival) -> tuple[Step, Found | None]:
         try:
             found = await self._lookup.find(arrival.tenant, arrival.rid)
         except BrokerAway:
-            return way.not_looked()
-        return way.found(None if found is None else found.fingerprint)
+            return way.not_looked(), None
+        return way.found(None if found is None else found.fingerprint), found

@@ -59,11 +59,25 @@ class LogReader:
         """Whether END has been handed out, or the log was found broken."""
         return self._relay.over
 
+    @property
+    def paused(self) -> bool:
+        """Whether the client has to take what it was given first."""
+        return self._relay.paused
+
+    @property
+    def begun(self) -> bool:
+        """Whether an attempt was seen; False may only mean that nothing came through yet."""
+        return self._relay.begun
+
     def open(self) -> None:
         """Starts to listen; call it before the request is published, so that no record can come too early."""
         subject = subjects.live(self._tenant, self._rid)
         self._subscription = self._sources.bus.subscribe(subject, self._on_live)
         self._arm()
+
+    def catch_up(self) -> None:
+        """There may be a log already: reads it at once."""
+        self._perform(self._relay.missed())
 
     def close(self) -> None:
         """Hands out nothing any more."""
@@ -74,10 +88,6 @@ class LogReader:
             self._timer.cancel()
         if self._replay_task is not None:
             self._replay_task.cancel()
-
-    def reconnected(self) -> None:
-        """Live records may have been lost."""
-        self._perform(self._relay.missed())
 
     def pause(self) -> None:
         """Hands out nothing until `resume`: the client reads too slowly."""

@@ -31,10 +31,12 @@ _STEADY = len(REPLAY_PAUSES_S) - 1
 
 
 class Tokens(msgspec.Struct, frozen=True, gc=False):
-    """Text of one record. `offset` counts all tokens of the request up to its end."""
+    """Text of one record. `offset` counts all tokens of the request up to its end; `first` is the index of its first
+    delta among all that end there (a tail that brings text and no token ends where the record before it did)."""
 
     offset: int
     deltas: list[Delta]
+    first: int = 0
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -65,7 +67,9 @@ class Relay:
     def __init__(self, now: float, *, whole: bool = False) -> None:
         self._whole = whole
         self._have = 0
+        self._last: list[Delta] = []
         self._lease = 0
+        self._begun = False
         self._read_seq = 0
         # What live records have shown to be in the log, and whether something unseen may be there.
         self._known_offset = 0
@@ -84,6 +88,11 @@ class Relay:
     def over(self) -> bool:
         """Whether the last output has been given."""
         return self._over
+
+    @property
+    def begun(self) -> bool:
+        """Whether an attempt has shown itself: the request is not just queued any more."""
+        return self._begun or self._lease > 0
 
     @property
     def paused(self) -> bool:
@@ -111,6 +120,7 @@ class Relay:
         if self._over:
             return []
         if not isinstance(record, End):
+            self._begun = True
             self._alive(now)
             return []
         if not self._paused and self._proves_itself(record):
@@ -143,6 +153,7 @@ class Relay:
             case End():
                 return self._close(record)
             case _:
+                self._begun = True
                 return []
 
     def replay_done(self, now: float) -> list[Output]:
@@ -239,6 +250,7 @@ class Relay:
     def _fold(self, record: Tok) -> Tokens:
         self._lease = record.lease
         self._have += len(record.ids)
+        self._last = record.deltas
         return Tokens(self._have, record.deltas)
 
     def _fold_stored(self, tok: Tok) -> list[Output]:
@@ -266,8 +278,9 @@ class Relay:
             if self._have != end.n - _length(end.tail):
                 return self._break(f"the output log ends at token {end.n}, not at {self._have}")
             if end.tail is not None:
+                first = 0 if end.tail.ids else len(self._last)
                 self._have = end.n
-                outputs.append(Tokens(self._have, end.tail.deltas))
+                outputs.append(Tokens(self._have, end.tail.deltas, first))
         self._over = True
         return [*outputs, Ended(end, self._have)]
 

@@ -28,7 +28,7 @@ may have sent its next request already, and to close on it would fail a request 
 LINGER_POLL_S = 0.02
 
 LAST_WORDS_S = 3.0
-"""Before the end of a drain: time to tell the streams that are still open, and to cancel their requests."""
+"""Before the end of a drain: time to tell the streams that are still open where they go on."""
 
 
 async def serve(context: RoleContext) -> None:
@@ -50,7 +50,7 @@ async def serve(context: RoleContext) -> None:
     await server.accepting.wait()
     edge.when_ready(context.ready)
     await context.stop.wait()
-    edge.draining = True
+    edge.drain()
     server.should_exit = True
     cutter = asyncio.get_running_loop().call_later(settings.drain_timeout_s - last_words_s, edge.cut_off)
     await serving

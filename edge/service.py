@@ -7,29 +7,27 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Protocol
 
 from starlette.responses import Response
 
-from edge.accounts import Account, refused
+from edge import ends
 from edge.admission import Admitted, Arrival, admit
-from edge.answers import Answer, AnswerLimits, Outcome, Shape, Ticket
-from edge.canceller import Canceller
+from edge.closer import Closer
+from edge.desk import Desk, refuse
+from edge.dialects import Dialect
 from edge.errors import Problem
-from edge.event_stream import EventStream
-from edge.lookup import Lookup
-from edge.openai_bodies import Body, decode_chat, decode_completion
-from edge.openai_chat import ChatShape
-from edge.openai_completions import CompletionShape
-from edge.problem_response import ProblemResponse
+from edge.lineages import Lineages
+from edge.lookup import Found, Lookup
+from edge.openai_bodies import Body
+from edge.position import position_asked
 from edge.publisher import Publisher
 from edge.reader import LogSources
 from edge.registry import Registry
+from edge.requests_api import LOST, RequestsApi
 from edge.waiting_room import WaitingRoom
-from edge.whole_answer import WholeAnswer
-from edge.wishes import WishDefaults, wishes_of
+from edge.wishes import WishDefaults, Wishes, wishes_of
 from infra.bus import Bus
 from infra.jetstream import JetStream
 from infra.logs import get_logger
@@ -38,73 +36,45 @@ from infra.settings import Settings
 from schemas import subjects
 from schemas.dispatch import WORK_OVERHEAD_BYTES, decode_leader
 from schemas.ids import ANONYMOUS, RequestId, fingerprint, request_id
-
-GIVE_UP_MARGIN_S = 30.0
-"""Past a request's own time-out, which the leader enforces with END(expired), the edge stops waiting for that END."""
-
-CLIENT_ID_CHARS_MAX = 128
+from schemas.requests import View
 
 _log = get_logger("edge")
 
 
-class _MakeShape(Protocol):
-    def __call__(self, rid: str, model: str, created: int, *, include_usage: bool) -> Shape: ...
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How one endpoint reads bodies and writes answers."""
-
-    name: str
-    decode: Callable[[bytes], Body | Problem]
-    shape: _MakeShape
-
-
-CHAT = Dialect("chat", decode_chat, ChatShape)
-COMPLETION = Dialect("completion", decode_completion, CompletionShape)
-
-
-def refuse(problem: Problem, rid: RequestId | None = None) -> Response:
-    """The answer to a request that is turned away, counted."""
-    refused(problem)
-    return ProblemResponse(problem, rid)
-
-
 class Edge:
-    """`name` is this process's id; `fail` ends the process."""
+    """`name` is this process's id; `fail` ends the process. `requests` finds requests by their rid."""
 
     def __init__(self, settings: Settings, bus: Bus, *, name: str, fail: Callable[[Exception], None]) -> None:
         js = JetStream(bus, timeout_s=settings.publish_timeout_s)
         log = OutputLog(js)
+        sources = LogSources(bus, log, fail)
         self.bus = bus
         self.name = name
         self.registry = Registry(model_seen_s=settings.model_seen_s, cold_start=settings.cold_start)
-        self.draining = False
+        self.started = int(time.time())
+        self.now = asyncio.get_running_loop().time
         self._on_ready: Callable[[], None] = lambda: None
         self._heard = asyncio.Event()
-        self.started = int(time.time())
+        self._term = 0
+        self._draining = False
         self._request_bytes_max = int(settings.request_bytes_max)
-        self._limits = AnswerLimits(
-            head_wait_s=settings.head_wait_s,
-            keep_alive_s=settings.keep_alive_s,
-            give_up_s=settings.request_timeout_s + GIVE_UP_MARGIN_S,
-            client_buffer_bytes_max=int(settings.client_buffer_bytes_max),
-        )
-        self._sources = LogSources(bus, log, fail)
         self._queue_timeout_s = settings.queue_timeout_s
         self._wish_defaults = WishDefaults(
             settings.on_disconnect, settings.idempotency_grace_s, settings.request_timeout_max_s
         )
+        lookup = Lookup(js, log)
         room = WaitingRoom(bus, places=settings.edge_pending_max)
-        self._publisher = Publisher(js, Lookup(js, log), room, timeout_s=settings.publish_timeout_s)
-        self._canceller = Canceller(bus, log)
-        self._answers: dict[RequestId, Answer] = {}
-        self.now = asyncio.get_running_loop().time
+        self._lineages = Lineages(js, lookup, room, timeout_s=settings.publish_timeout_s)
+        self._publisher = Publisher(js, lookup, room, timeout_s=settings.publish_timeout_s)
+        self._closer = Closer(bus, js, log)
+        self._desk = Desk(settings, bus, name, sources, self._closer)
+        self.requests = RequestsApi(settings, js, lookup, sources, self._closer, self.registry, self._desk)
 
     def start(self) -> None:
-        """Begins to listen to the leader and to the state of the connection."""
+        """Begins to listen to the leader, to other edges and to the state of the connection."""
         self.bus.subscribe(subjects.LEADER, self._on_leader)
         self.bus.on_state(self._on_state)
+        self._desk.audience.start()
 
     @property
     def body_bytes_max(self) -> int:
@@ -114,25 +84,31 @@ class Edge:
     @property
     def ready(self) -> bool:
         """Whether a request that came now could be run."""
-        return self.bus.connected and self.registry.has_live_worker() and not self.draining
+        return self.bus.connected and self.registry.has_live_worker() and not self._draining
 
-    def generate(self, dialect: Dialect, raw: bytes, headers: Mapping[str, str]) -> Response:
-        """The response to a generation: it publishes the request when it is served."""
-        arrival = Arrival(
-            request_id(os.urandom(16)),
-            ANONYMOUS,
-            raw,
-            fingerprint(raw),
-            headers,
-            dialect.name,
-            int(time.time()),
-        )
+    async def generate(self, dialect: Dialect, raw: bytes, headers: Mapping[str, str]) -> Response:
+        """The response to a generation: it publishes the request when it is served, or goes on with the one that its
+        idempotency key stands for."""
+        new_rid = request_id(os.urandom(16))
         body = dialect.decode(raw)
         if isinstance(body, Problem):
-            return refuse(body, arrival.rid)
+            return refuse(body, new_rid)
         wishes = wishes_of(headers, self._wish_defaults)
         if isinstance(wishes, Problem):
-            return refuse(wishes, arrival.rid)
+            return refuse(wishes, new_rid)
+        refusal = self._desk.refusal()
+        if refusal is not None:
+            return refuse(refusal, new_rid)
+        arrival = Arrival(new_rid, ANONYMOUS, raw, fingerprint(raw), headers, dialect.name, int(time.time()))
+        if wishes.key is None:
+            return self._begin(arrival, body, wishes)
+        known = await self._known(arrival, wishes.key, wishes.grace_s, streams=body.streams)
+        return (
+            known if isinstance(known, Response) else self._begin(replace(arrival, rid=known), body, wishes)
+        )
+
+    def _begin(self, arrival: Arrival, body: Body, wishes: Wishes) -> Response:
+        """The response to a request that is new, as far as is known."""
         admitted = admit(
             arrival,
             body,
@@ -144,17 +120,45 @@ class Edge:
         )
         if isinstance(admitted, Problem):
             return refuse(admitted, arrival.rid)
-        ticket = Ticket(
-            tenant=arrival.tenant,
-            rid=arrival.rid,
-            attach=partial(self._attach, admitted.card.name),
-            detach=partial(self._detach, admitted.card.name, headers.get("x-request-id", "")),
-            abandon=partial(self._canceller.cancel, arrival.tenant, arrival.rid),
+        view = admitted.meta.view
+        assert view is not None, "an edge says how the output is to be shown"
+        return self._desk.open(
+            arrival.tenant,
+            arrival.rid,
+            view,
+            meta=admitted.meta,
+            grace_s=wishes.grace_s,
+            submit=partial(self._submit, arrival, admitted, is_keyed=wishes.key is not None),
+            account=admitted.card.name,
+            client_id=arrival.headers.get("x-request-id", ""),
         )
-        shape = dialect.shape(arrival.rid, admitted.card.name, arrival.at, include_usage=body.include_usage)
-        submit = partial(self._submit, arrival, admitted)
-        make = EventStream if body.streams else WholeAnswer
-        return make(ticket, submit, self._sources, shape, self._limits)
+
+    async def _known(
+        self, arrival: Arrival, key: str, grace_s: float | None, *, streams: bool
+    ) -> Response | RequestId:
+        """The response if the key stands for a request that is there, else the rid it gives to a new one. Only the
+        former goes on where the client was: a new run is another text."""
+        try:
+            resolved = await self._lineages.resolve(arrival.tenant, key, arrival.fingerprint)
+        except ValueError:
+            return refuse(LOST, arrival.rid)
+        if isinstance(resolved, Problem):
+            return refuse(resolved, arrival.rid)
+        if resolved.found is None:
+            return resolved.rid
+        seen = position_asked(arrival.headers, {})
+        if isinstance(seen, Problem):
+            return refuse(seen, arrival.rid)
+        return self._desk.open(
+            arrival.tenant,
+            resolved.rid,
+            resolved.found.view or View(arrival.dialect, stream=streams),
+            meta=resolved.found.meta,
+            grace_s=grace_s,
+            shared=resolved.found.end is None,
+            seen=seen,
+            client_id=arrival.headers.get("x-request-id", ""),
+        )
 
     async def first_word(self, timeout_s: float) -> None:
         """Returns once the leader was heard and models are known, or after `timeout_s`."""
@@ -168,49 +172,48 @@ class Edge:
         if self.ready:
             tell()
 
+    def drain(self) -> None:
+        """This process stops: it is not ready any more. What still comes on open connections is answered, and whoever
+        reads has time to come back elsewhere."""
+        self._draining = True
+        self._desk.audience.drain()
+
     def cut_off(self) -> None:
-        """Ends every open answer with an error: this process has no time left."""
-        for answer in list(self._answers.values()):
-            answer.cut_off(Problem("draining", "this server went away before the request ended"))
+        """Sends every reader away, to go on at another edge, and takes no more: this process has no time left."""
+        self._desk.closed = True
+        for answer in self._desk.audience.answers:
+            answer.send_away()
 
     async def close(self, timeout_s: float) -> None:
-        """Waits for the cancels that still run in the background."""
-        await self._canceller.drain(timeout_s)
+        """Waits for what still runs in the background, and says good-bye."""
+        await self._closer.drain(timeout_s)
+        self._desk.audience.close()
 
-    async def _submit(self, arrival: Arrival, admitted: Admitted) -> Problem | None:
-        problem = await self._publisher.publish(arrival, admitted)
-        if problem is not None and problem.reason == "outcome_unknown":
-            self._canceller.cancel(arrival.tenant, arrival.rid)
-        return problem
-
-    def _attach(self, model: str, answer: Answer) -> Account:
-        self._answers[answer.ticket.rid] = answer
-        return Account(model, self.now())
-
-    def _detach(
-        self, model: str, client_id: str, answer: Answer, outcome: Outcome, problem: Problem | None
-    ) -> None:
-        rid = answer.ticket.rid
-        del self._answers[rid]
-        fields: dict[str, str] = {"rid": rid, "model": model, "outcome": outcome}
-        if problem is not None:
-            fields |= {"reason": problem.reason, "message": problem.message}
-        if client_id:
-            fields["client_request_id"] = client_id[:CLIENT_ID_CHARS_MAX]
-        _log.info("request", **fields)
+    async def _submit(self, arrival: Arrival, admitted: Admitted, *, is_keyed: bool) -> Problem | View | None:
+        said = await self._publisher.publish(arrival, admitted)
+        if isinstance(said, Found):
+            # Without a key it can only be this one, from an earlier try.
+            return said.view if is_keyed else None
+        if said is not None and said.reason == "outcome_unknown" and not is_keyed:
+            self._closer.close_soon(arrival.tenant, arrival.rid, ends.NOT_CONFIRMED)
+        return said
 
     def _on_leader(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
         try:
             leader = decode_leader(payload)
         except ValueError as error:
             _log.warning("not a leader's heartbeat", error=str(error))
-        else:
-            self.registry.heard(leader, self.now())
-            self._heard.set()
-            if self.ready:
-                self._on_ready()
+            return
+        self.registry.heard(leader, self.now())
+        self._heard.set()
+        if leader.term > self._term:
+            self._term = leader.term
+            self._desk.audience.tell()
+        if self.ready:
+            self._on_ready()
 
     def _on_state(self, connected: bool) -> None:
         if connected:
-            for answer in list(self._answers.values()):
+            self._desk.audience.tell()
+            for answer in self._desk.audience.answers:
                 answer.reconnected()

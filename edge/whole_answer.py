@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from starlette.types import Send
 
-from edge.answers import Answer, AnswerLimits, Shape, Submit, Ticket
+from edge.answers import Answer, AnswerLimits, Submit, Ticket
+from edge.dialects import Shape
 from edge.errors import Problem, problem_of
+from edge.paths import request_path
 from edge.reader import LogSources
 from edge.relay import Broken, Ended, Tokens
 from schemas.output import End
@@ -15,7 +17,12 @@ class WholeAnswer(Answer):
     """Nothing is sent before END, so every failure is a status code."""
 
     def __init__(
-        self, ticket: Ticket, submit: Submit, sources: LogSources, shape: Shape, limits: AnswerLimits
+        self,
+        ticket: Ticket,
+        submit: Submit | None,
+        sources: LogSources,
+        shape: Shape,
+        limits: AnswerLimits,
     ) -> None:
         super().__init__(ticket, submit, sources, shape, limits, whole=True)
         self._pieces: dict[int, list[str]] = {}
@@ -50,6 +57,9 @@ class WholeAnswer(Answer):
             self._ended = output
             self._offset = output.offset
             self._wake()
+
+    def _resume_path(self) -> str:
+        return request_path(self.ticket.rid)
 
     def _texts(self, end: End) -> list[str]:
         if end.text is not None:

@@ -44,8 +44,7 @@ from tests.integration.edge_under_test import until
 CARD = ModelCard("m", "m", "simulator", 4096, 256)
 VIEW = View(model="m")
 TIMEOUT_S = 2.0
-PLACES = 2
-QUEUE_MAX = 100
+PLACES, QUEUE_MAX = 2, 100
 WINDOW_S = 0.2
 """A duplicate window that a test can outlive. Without it the broker itself would find most repeats."""
 
@@ -59,8 +58,8 @@ def arrival(rid: RequestId, body: bytes) -> Arrival:
 
 def admitted(rid: RequestId, body: bytes, klass: str) -> Admitted:
     meta = RequestMeta(fingerprint=fingerprint(body), view=VIEW)
-    headers = {MSG_ID: f"{ANONYMOUS}.{rid}", **meta_headers(meta)}
-    return Admitted(CARD, subjects.request(klass, CARD.key, ANONYMOUS, rid), headers, VIEW)
+    subject = subjects.request(klass, CARD.key, ANONYMOUS, rid)
+    return Admitted(CARD, subject, {MSG_ID: f"{ANONYMOUS}.{rid}", **meta_headers(meta)}, meta)
 
 
 @dataclass
@@ -98,7 +97,8 @@ class WritingEdge:
         return Answer(resolved.rid, False, await self.publish(resolved.rid, body, klass))
 
     async def publish(self, rid: RequestId, body: bytes = b"{}", klass: str = "standard") -> Problem | None:
-        return await self.publisher.publish(arrival(rid, body), admitted(rid, body, klass))
+        said = await self.publisher.publish(arrival(rid, body), admitted(rid, body, klass))
+        return said if isinstance(said, Problem) else None
 
     async def run(self, rid: RequestId | None, *records: CtlRecord, settle: bool = True) -> None:
         """A worker's part: the records in the log, and the message gone."""

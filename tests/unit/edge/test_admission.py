@@ -76,8 +76,10 @@ def test_the_view_is_how_the_client_asked_for_its_output() -> None:
     usage = StreamOptions(include_usage=True)
     one = admitted(Body(model=None, stream=True, stream_options=usage))
     assert isinstance(one, Admitted)
-    assert one.view == View("completion", "m", 1_700_000_000, True, True), "under the name the model goes by"
-    assert meta(body=Body(model="m", stream=True, stream_options=usage)).view == one.view
+    assert one.meta.view == View("completion", "m", 1_700_000_000, True, True), (
+        "under the name the model goes by"
+    )
+    assert meta(body=Body(model="m", stream=True, stream_options=usage)).view == one.meta.view
     assert meta(body=Body(model="m")).view == View("completion", "m", 1_700_000_000, False, False)
 
 

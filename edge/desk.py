@@ -1,0 +1,140 @@
+"""Opens answers, and sees to what their end means for the request."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from starlette.responses import Response
+
+from edge import ends
+from edge.accounts import Account, refused
+from edge.answers import Answer, AnswerLimits, Outcome, Submit, Ticket
+from edge.audience import Audience
+from edge.closer import Closer
+from edge.dialects import shape_of
+from edge.errors import Problem
+from edge.event_stream import EventStream
+from edge.position import Position
+from edge.problem_response import ProblemResponse
+from edge.reader import LogSources
+from edge.readers import Leaving
+from edge.whole_answer import WholeAnswer
+from infra.bus import Bus
+from infra.logs import get_logger
+from infra.settings import Settings
+from schemas.ids import RequestId, TenantKey
+from schemas.output import End
+from schemas.requests import RequestMeta, View
+
+CLIENT_ID_CHARS_MAX = 128
+
+_log = get_logger("edge")
+
+
+def refuse(problem: Problem, rid: RequestId | None = None) -> Response:
+    """The answer to a request that is turned away, counted."""
+    refused(problem)
+    return ProblemResponse(problem, rid)
+
+
+class Desk:
+    """Every answer of this edge is opened here. `closed`: no more of them."""
+
+    def __init__(self, settings: Settings, bus: Bus, edge: str, sources: LogSources, closer: Closer) -> None:
+        self.closed = False
+        self._now = asyncio.get_running_loop().time
+        self._sources = sources
+        self._closer = closer
+        self._settings = settings
+        self._limits = AnswerLimits(
+            head_wait_s=settings.head_wait_s,
+            keep_alive_s=settings.keep_alive_s,
+            slow_client_s=settings.result_ttl_s,
+            client_buffer_bytes_max=int(settings.client_buffer_bytes_max),
+        )
+        self.audience = Audience(
+            bus,
+            edge,
+            answers_max=settings.edge_answers_max,
+            interval_s=settings.edge_interval_s,
+            farewell_s=settings.idempotency_grace_s,
+            cancel=lambda tenant, rid: closer.close_soon(tenant, rid, ends.CLIENT_GONE),
+        )
+
+    def refusal(self) -> Problem | None:
+        """Why no answer can be opened now."""
+        if self.closed:
+            return Problem("draining", "this server is going away")
+        if self.audience.full:
+            return Problem("edge_full", "this server has too many answers open: try again")
+        return None
+
+    def open(
+        self,
+        tenant: TenantKey,
+        rid: RequestId,
+        view: View,
+        *,
+        meta: RequestMeta | None,
+        grace_s: float | None,
+        shared: bool = False,
+        submit: Submit | None = None,
+        account: str | None = None,
+        seen: Position | None = None,
+        stream: bool | None = None,
+        client_id: str = "",
+    ) -> Response:
+        """The answer of one reader; it is served when it is called.
+
+        `meta`: of the request's message; None once that has gone: then it has ended. `shared`: others may read it, too.
+        `submit` is for a request that is new, and `account` the model it counts for; without it there is one already.
+        `seen`: see `EventStream`. `stream`: None for what the view says.
+        """
+        refusal = self.refusal()
+        if refusal is not None:
+            return refuse(refusal, rid)
+        settings = self._settings
+        told = meta or RequestMeta()
+        ticket = Ticket(
+            tenant=tenant,
+            rid=rid,
+            queue_timeout_s=told.queue_timeout_s or settings.queue_timeout_s,
+            request_timeout_s=min(
+                told.request_timeout_s or settings.request_timeout_s, settings.request_timeout_max_s
+            ),
+            attach=partial(self._attach, account, grace_s, shared),
+            share=self.audience.share,
+            detach=partial(self._detach, view.model, client_id),
+            close=partial(self._close, tenant, rid),
+        )
+        shape = shape_of(view, rid)
+        if view.stream if stream is None else stream:
+            return EventStream(ticket, submit, self._sources, shape, self._limits, seen)
+        return WholeAnswer(ticket, submit, self._sources, shape, self._limits)
+
+    def _attach(
+        self, account: str | None, grace_s: float | None, shared: bool, answer: Answer
+    ) -> Account | None:
+        self.audience.join(answer, grace_s, shared=shared)
+        return None if account is None else Account(account, self._now())
+
+    def _detach(
+        self,
+        model: str,
+        client_id: str,
+        answer: Answer,
+        why: Leaving,
+        outcome: Outcome,
+        problem: Problem | None,
+    ) -> None:
+        self.audience.leave(answer, why)
+        fields: dict[str, str] = {"rid": answer.ticket.rid, "model": model, "outcome": outcome}
+        if problem is not None:
+            fields |= {"reason": problem.reason, "message": problem.message}
+        if client_id:
+            fields["client_request_id"] = client_id[:CLIENT_ID_CHARS_MAX]
+        _log.info("request", **fields)
+
+    def _close(self, tenant: TenantKey, rid: RequestId, end: End, expect: int | None) -> None:
+        self._closer.close_soon(tenant, rid, end, expect=expect)

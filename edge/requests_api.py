@@ -1,0 +1,180 @@
+"""Requests by their rid: read on at any edge, looked at, cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+import msgspec
+from starlette.responses import Response
+
+from edge import ends
+from edge.closer import Closer
+from edge.desk import Desk
+from edge.errors import Problem
+from edge.lookup import Found, Lookup
+from edge.pages import page_of
+from edge.position import position_asked
+from edge.problem_response import ProblemResponse
+from edge.reader import LogSources
+from edge.registry import Registry
+from edge.wishes import ON_DISCONNECT_HEADER, WishDefaults, wishes_of
+from infra.jetstream import JetStream
+from infra.settings import Settings
+from infra.wire import header_value
+from schemas import subjects
+from schemas.errors import BrokerAway
+from schemas.ids import RequestId, TenantKey, is_request_id
+from schemas.log import Entry
+from schemas.requests import View
+from schemas.streams import OUTPUT, REQUESTS
+
+READ_TRIES_MAX = 20
+READ_RETRY_WAIT_S = 0.05
+"""A follower lags by milliseconds; one that is behind for a second is on its way out."""
+
+LOST = Problem("log_lost", "a record of the output log cannot be read")
+
+
+class RequestsApi:
+    """The tenant is a part of every look-up: a rid of another one is a rid that does not exist."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        js: JetStream,
+        lookup: Lookup,
+        sources: LogSources,
+        closer: Closer,
+        registry: Registry,
+        desk: Desk,
+    ) -> None:
+        self._settings = settings
+        self._js = js
+        self._lookup = lookup
+        self._sources = sources
+        self._closer = closer
+        self._registry = registry
+        self._desk = desk
+        self._now = asyncio.get_running_loop().time
+
+    async def stream(
+        self, tenant: TenantKey, rid: str, headers: Mapping[str, str], query: Mapping[str, str]
+    ) -> Response:
+        """The output as an event stream, after what the client says it has seen, also of a request that was posted
+        without `stream`."""
+        seen = position_asked(headers, query)
+        if isinstance(seen, Problem):
+            return ProblemResponse(seen)
+        found = self._desk.refusal() or await self._find(tenant, rid)
+        if isinstance(found, Problem):
+            return ProblemResponse(found)
+        grace_s = self._grace(headers, found)
+        if isinstance(grace_s, Problem):
+            return ProblemResponse(grace_s)
+        return self._desk.open(
+            tenant,
+            RequestId(rid),
+            found.view or View(),
+            meta=found.meta,
+            grace_s=grace_s,
+            shared=found.end is None,
+            seen=seen,
+            stream=True,
+        )
+
+    async def show(self, tenant: TenantKey, rid: str) -> Response:
+        """How it stands."""
+        found = await self._find(tenant, rid)
+        return (
+            ProblemResponse(found)
+            if isinstance(found, Problem)
+            else await self._page(tenant, RequestId(rid), found)
+        )
+
+    async def cancel(self, tenant: TenantKey, rid: str) -> Response:
+        """Ends it, unless it has ended; then how it stands. Nothing is stored of it after the answer."""
+        found = await self._find(tenant, rid)
+        if isinstance(found, Problem):
+            return ProblemResponse(found)
+        if found.end is None:
+            try:
+                last = await self._closer.close(tenant, RequestId(rid), ends.CANCELLED)
+            except BrokerAway:
+                return ProblemResponse(_away())
+            found = replace(found, ctl=last)
+        return await self._page(tenant, RequestId(rid), found)
+
+    def _grace(self, headers: Mapping[str, str], found: Found) -> float | Problem | None:
+        """What a reader's leaving means: what it says itself, else what the request says, so that a reader that only
+        looks on makes nothing worse. Once the message has gone there is nothing left to decide."""
+        if headers.get(ON_DISCONNECT_HEADER) is None and found.meta is not None:
+            return found.meta.grace_s
+        defaults = WishDefaults(
+            on_disconnect=f"grace={self._settings.idempotency_grace_s}",
+            idempotency_grace_s=self._settings.idempotency_grace_s,
+            request_timeout_max_s=self._settings.request_timeout_max_s,
+        )
+        wishes = wishes_of(headers, defaults)
+        return wishes if isinstance(wishes, Problem) else wishes.grace_s
+
+    async def _find(self, tenant: TenantKey, rid: str) -> Found | Problem:
+        missing = Problem("not_found", "there is no such request; its result may have expired")
+        if not is_request_id(rid):
+            return missing
+        try:
+            found = await self._lookup.find(tenant, RequestId(rid))
+            if found is None:
+                return missing
+            view = found.view or await self._guess(tenant, RequestId(rid), found)
+            return replace(found, view=view)
+        except BrokerAway:
+            return _away()
+        except ValueError:
+            return LOST
+
+    async def _guess(self, tenant: TenantKey, rid: RequestId, found: Found) -> View | None:
+        """How to show a request that no edge published: as a chat of its model, begun when its log was, or else when it
+        was queued. None: what would tell its model has gone."""
+        if found.model is None:
+            return None
+        stream, subject = REQUESTS, subjects.request_of_any_model(tenant, rid)
+        if found.ctl is not None:
+            stream, subject = OUTPUT, subjects.output_ctl(tenant, rid)
+        first = await self._js.read(stream, subject, limit=1)
+        stored_at = header_value(first[0].headers, b"Nats-Time-Stamp") if first else None
+        card = self._registry.find(found.model, self._now())
+        return View(
+            model=found.model if isinstance(card, Problem) else card.name,
+            created=0
+            if stored_at is None
+            else int(msgspec.convert(stored_at.decode(), datetime).timestamp()),
+        )
+
+    async def _page(self, tenant: TenantKey, rid: RequestId, found: Found) -> Response:
+        try:
+            entries = [] if found.ctl is None else await self._entries(tenant, rid, found.ctl)
+        except BrokerAway:
+            return ProblemResponse(_away())
+        except ValueError:
+            return ProblemResponse(LOST)
+        page = page_of(rid, found.view, entries)
+        if isinstance(page, Problem):
+            return ProblemResponse(page, rid)
+        return Response(msgspec.json.encode(page), media_type="application/json")
+
+    async def _entries(self, tenant: TenantKey, rid: RequestId, known: Entry) -> list[Entry]:
+        """The log, at least up to a record that is known to be there: any replica may answer."""
+        for _ in range(READ_TRIES_MAX):
+            async with self._sources.replays:
+                entries = await self._sources.log.read(tenant, rid)
+            if entries and entries[-1].seq >= known.seq:
+                return entries
+            await asyncio.sleep(READ_RETRY_WAIT_S)
+        raise BrokerAway(f"no replica has record {known.seq} of {rid} yet")
+
+
+def _away() -> Problem:
+    return Problem("broker_away", "the broker is away")
