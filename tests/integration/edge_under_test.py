@@ -15,18 +15,22 @@ from openai import AsyncOpenAI
 
 from edge.server import Server, listen
 from edge.service import Edge
+from infra import wire
 from infra.bus import Bus
 from infra.jetstream import JetStream, expect_headers, fence_headers
 from infra.output_log import OutputLog
 from infra.settings import Settings
 from schemas import dispatch, subjects
-from schemas.dispatch import Leader, ModelCard, ModelState
+from schemas.dispatch import EdgeBeat, Leader, ModelCard, ModelState
 from schemas.ids import RequestId, TenantKey, model_key
-from schemas.output import CtlRecord, Delta, End, Lease, Tok, encode
-from schemas.streams import output_stream, requests_stream
+from schemas.output import CtlRecord, Delta, End, Failed, Handoff, Lease, Tok, encode
+from schemas.requests import RequestMeta, parse_meta
+from schemas.streams import CONFIG_BUCKET, REQUESTS, bucket_stream, output_stream, requests_stream
 
 MODEL = "Test/Model-1B"
 MESSAGES: list[Any] = [{"role": "user", "content": "hello"}]
+CHAT = "/v1/chat/completions"
+STREAMED: dict[str, Any] = {"model": MODEL, "messages": MESSAGES, "stream": True}
 
 
 def card(name: str = MODEL) -> ModelCard:
@@ -53,8 +57,15 @@ class Attempt:
     lease_seq: int = 0
     n: int = 0
 
+    @property
+    def meta(self) -> RequestMeta:
+        """What its headers say."""
+        meta = parse_meta(wire.parse_headers(self.headers))
+        assert isinstance(meta, RequestMeta)
+        return meta
+
     async def lease(self) -> None:
-        lease = Lease(nonce="n", worker="w", attempt=1, cause="first")
+        lease = Lease(nonce="n", worker="w", attempt=1, cause="first", view=self.meta.view)
         self.lease_seq = await self._ctl(lease, self.lease_seq)
 
     async def tok(self, *texts: str) -> None:
@@ -69,6 +80,17 @@ class Attempt:
 
     async def end(self, end: End) -> None:
         await self._ctl(end, self.lease_seq)
+
+    async def give_back(self, record: Failed | Handoff) -> None:
+        """Ends the attempt, but not the request."""
+        self.lease_seq = await self._ctl(record, self.lease_seq)
+
+    async def settle(self) -> None:
+        """Takes its message out of the queue, as an ack does."""
+        subject = subjects.request_of_any_model(self.tenant, self.rid)
+        stored = await self.js.last(REQUESTS, subject)
+        assert stored is not None
+        assert await self.js.delete(REQUESTS, stored.seq)
 
     async def _ctl(self, record: CtlRecord, expected: int) -> int:
         subject = subjects.output_ctl(self.tenant, self.rid)
@@ -86,10 +108,12 @@ class Backend:
         self.log = OutputLog(self.js)
         self.models = [ModelState(card(), 1, 4, 4, 0.0)]
         self.hints: list[RequestId] = []
+        self.beats: list[EdgeBeat] = []
         self.arrivals = 0
         self._attempts: asyncio.Queue[Attempt] = asyncio.Queue()
         bus.subscribe(subjects.REQUESTS_ALL, self._on_request)
         bus.subscribe(subjects.CANCEL_ALL, self._on_hint)
+        bus.subscribe(subjects.EDGE, self._on_beat)
         self.leading = asyncio.create_task(self._lead())
 
     async def attempt(self, *, lease: bool = True) -> Attempt:
@@ -119,6 +143,9 @@ class Backend:
         assert parsed is not None
         self.arrivals += 1
         self._attempts.put_nowait(Attempt(self.js, parsed.tenant, parsed.rid, headers, payload))
+
+    def _on_beat(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
+        self.beats.append(dispatch.decode_edge_beat(payload))
 
     def _on_hint(self, subject: str, _reply: str, _headers: bytes, _payload: bytes) -> None:
         parsed = subjects.parse_cancel(subject)
@@ -157,7 +184,7 @@ async def raw_stream(port: int, **fields: Any) -> tuple[asyncio.StreamReader, as
 
 
 async def ensure_streams(js: JetStream, settings: Settings) -> None:
-    """REQUESTS and OUTPUT, as a scheduler makes them."""
+    """REQUESTS, OUTPUT and the edges' bucket, as a scheduler makes them."""
     await js.ensure_stream(
         requests_stream(queue_max=settings.queue_max, queue_bytes_max=settings.queue_bytes_max)
     )
@@ -168,6 +195,7 @@ async def ensure_streams(js: JetStream, settings: Settings) -> None:
             first_seq=int(time.time() * 1000) * 1000,
         )
     )
+    await js.ensure_stream(bucket_stream(CONFIG_BUCKET))
 
 
 @contextlib.asynccontextmanager
@@ -186,27 +214,63 @@ async def backend_on(settings: Settings) -> AsyncIterator[Backend]:
 
 
 @contextlib.asynccontextmanager
+async def edge_at(settings: Settings, backend: Backend, name: str = "edge-test") -> AsyncIterator[World]:
+    """An edge that is ready, on a connection of its own; there may be several at one backend."""
+    failures: list[Exception] = []
+    bus = await Bus.connect(settings.nats_url, name=name, fail=failures.append)
+    edge = Edge(settings, bus, name=name, fail=failures.append)
+    server = Server(edge, linger_s=0.1, shutdown_timeout_s=5)
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    await server.accepting.wait()
+    ready = asyncio.Event()
+    edge.start()
+    edge.when_ready(ready.set)
+    await ready.wait()
+    try:
+        yield World(settings, f"http://127.0.0.1:{port}", port, edge, backend, failures)
+    finally:
+        server.should_exit = True
+        edge.cut_off()
+        await serving
+        await edge.close(5)
+        await bus.close()
+    assert not failures
+
+
+@contextlib.asynccontextmanager
 async def edge_on(settings: Settings) -> AsyncIterator[World]:
     """An edge that is ready, and its backend."""
-    failures: list[Exception] = []
-    async with backend_on(settings) as backend:
-        bus = await Bus.connect(settings.nats_url, name="edge", fail=failures.append)
-        edge = Edge(settings, bus, name="edge-test", fail=failures.append)
-        server = Server(edge, linger_s=0.1, shutdown_timeout_s=5)
-        listener = listen("127.0.0.1", 0)
-        port = listener.getsockname()[1]
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        await server.accepting.wait()
-        ready = asyncio.Event()
-        edge.start()
-        edge.when_ready(ready.set)
-        await ready.wait()
-        try:
-            yield World(settings, f"http://127.0.0.1:{port}", port, edge, backend, failures)
-        finally:
-            server.should_exit = True
-            edge.cut_off()
-            await serving
-            await edge.close(5)
-            await bus.close()
-    assert not failures
+    async with backend_on(settings) as backend, edge_at(settings, backend) as world:
+        yield world
+
+
+def post(world: World, headers: dict[str, str] | None = None, **fields: Any) -> asyncio.Task[httpx.Response]:
+    """A client that leaves when it is cancelled."""
+
+    async def ask() -> httpx.Response:
+        async with world.http as http:
+            return await http.post(CHAT, json={**STREAMED, **fields}, headers=headers)
+
+    return asyncio.create_task(ask())
+
+
+def read(world: World, rid: str, headers: dict[str, str] | None = None) -> asyncio.Task[httpx.Response]:
+    async def ask() -> httpx.Response:
+        async with world.http as http:
+            return await http.get(f"/v1/requests/{rid}/stream", headers=headers)
+
+    return asyncio.create_task(ask())
+
+
+async def readers_at(world: World, count: int) -> None:
+    await until(lambda: len(world.edge._desk.audience.answers) == count)
+
+
+async def leave(world: World, client: asyncio.Task[httpx.Response]) -> None:
+    """Returns when the edge has noticed, and done what it does about it."""
+    left = len(world.edge._desk.audience.answers) - 1
+    client.cancel()
+    await readers_at(world, left)
+    await until(lambda: not world.edge._closer._tasks)

@@ -211,7 +211,7 @@ async def test_a_slow_reader_gets_everything_and_costs_little(broker: Broker) ->
         for _ in range(100):
             await attempt.tok(piece)
         await attempt.end(End(status="ok", n=attempt.n, usage=USAGE))
-        [answer] = world.edge._answers.values()
+        [answer] = world.edge._desk.audience.answers
         assert isinstance(answer, EventStream)
         pending = sum(len(data) for data in answer._pending)
         assert pending <= limit + len(piece) + 1000, "what the client does not read is left in the log"

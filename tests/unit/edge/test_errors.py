@@ -42,8 +42,9 @@ def test_clients_retry_what_asks_for_it(reason: str) -> None:
 
 def test_an_error_frame_ends_the_stream() -> None:
     problem = Problem("engine_error", "no\nluck")
-    event, done, rest = error_frame(problem).split(b"\n\n")
-    assert event == b"data: " + error_json(problem)
+    event, done, rest = error_frame(problem, "r1").split(b"\n\n")
+    assert event == b"data: " + error_json(problem, "r1")
+    assert b'"request_id":"r1"' in event
     assert (done, rest) == (b"data: [DONE]", b"")
 
 
