@@ -38,7 +38,7 @@ class Closer:
         self._js = js
         self._output_log = log
         self._running = asyncio.Semaphore(CLOSES_RUNNING_MAX)
-        self._tasks: dict[tuple[TenantKey, RequestId], asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[TenantKey, RequestId, int | None], asyncio.Task[None]] = {}
 
     async def close(self, tenant: TenantKey, rid: RequestId, end: End, *, expect: int | None = None) -> Entry:
         """Writes `end` with the usage so far, unless the request has ended already. `expect`, what is returned and what
@@ -53,7 +53,7 @@ class Closer:
 
     def close_soon(self, tenant: TenantKey, rid: RequestId, end: End, *, expect: int | None = None) -> None:
         """`close` in the background, tried again while the broker is away: the request's own task may end."""
-        key = tenant, rid
+        key = tenant, rid, expect
         if key in self._tasks:
             return
         if len(self._tasks) >= CLOSES_MAX:

@@ -65,7 +65,8 @@ class Attempt:
         return meta
 
     async def lease(self) -> None:
-        lease = Lease(nonce="n", worker="w", attempt=1, cause="first", view=self.meta.view)
+        meta = self.meta
+        lease = Lease("n", "w", 1, "first", fingerprint=meta.fingerprint, view=meta.view)
         self.lease_seq = await self._ctl(lease, self.lease_seq)
 
     async def tok(self, *texts: str) -> None:

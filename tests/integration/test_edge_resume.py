@@ -266,6 +266,37 @@ async def test_a_retry_with_its_key_goes_on_after_the_event_it_names(worlds: tup
     assert worlds[0].backend.arrivals == 1
 
 
+async def test_a_retry_of_a_whole_answer_has_the_same_body(worlds: tuple[World, World]) -> None:
+    key = {"idempotency-key": "order-18"}
+    asking, attempt = await ask(worlds[0], CHAT, headers=dict(key))
+    async with worlds[1].http as http:
+        body = {"model": MODEL, **ASKED[CHAT]}
+        retry = asyncio.create_task(http.post(CHAT, json=body, headers=key))
+        await readers_at(worlds[1], 1)
+        await write_all(attempt)
+        first = await asking
+        await attempt.settle()
+        late = await http.post(CHAT, json=body, headers=key)
+        assert first.content == (await retry).content == late.content
+        other = await http.post(CHAT, json={**body, "max_tokens": 3}, headers=key)
+        assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_mismatch")
+        assert other.headers["x-should-retry"] == "false"
+
+
+async def test_after_a_failure_a_key_begins_a_new_run_at_its_beginning(worlds: tuple[World, World]) -> None:
+    key = {"idempotency-key": "order-19"}
+    asking, attempt = await ask(worlds[0], CHAT, stream=True, headers=dict(key))
+    await attempt.tok("not this")
+    await attempt.end(End(status="error", reason="engine_error"))
+    assert '"code":"engine_error"' in (await asking).text
+    headers = {**key, "last-event-id": "1-0"}
+    again, second = await ask(worlds[1], CHAT, stream=True, headers=headers)
+    assert second.rid != attempt.rid
+    await second.tok("but this")
+    await second.end(End(status="ok", n=1))
+    assert EVENT.findall((await again).text) == ["0-0", "1-0", "2-0"]
+
+
 async def test_a_new_run_begins_at_its_beginning(worlds: tuple[World, World]) -> None:
     asking, attempt = await ask(worlds[0], CHAT, stream=True, headers={"last-event-id": "7-0"})
     await attempt.tok("one")
