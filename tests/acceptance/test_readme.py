@@ -52,3 +52,12 @@ def test_the_curl_example_streams(system: System) -> None:
     lines = run(["bash", "-c", with_addresses(example, system)]).splitlines()
     assert lines[-2] == "data: [DONE]"
     assert '"finish_reason":"stop"' in "".join(lines)
+
+
+def test_the_example_that_lets_go_and_comes_back(system: System) -> None:
+    (example,) = [block for block in blocks("sh") if "/requests/$rid" in block]
+    said = run(["bash", "-c", with_addresses(example, system)])
+    stream, done, pages = said.partition("data: [DONE]\n\n")
+    assert stream.startswith("id: 6-0\n")
+    assert done
+    assert pages.count('"status":"completed"') == 2, "what is finished stays as it finished"
