@@ -67,7 +67,7 @@ class Relay:
     def __init__(self, now: float, *, whole: bool = False) -> None:
         self._whole = whole
         self._have = 0
-        self._last: list[Delta] = []
+        self._deltas = 0
         self._lease = 0
         self._begun = False
         self._read_seq = 0
@@ -250,7 +250,7 @@ class Relay:
     def _fold(self, record: Tok) -> Tokens:
         self._lease = record.lease
         self._have += len(record.ids)
-        self._last = record.deltas
+        self._deltas = len(record.deltas)
         return Tokens(self._have, record.deltas)
 
     def _fold_stored(self, tok: Tok) -> list[Output]:
@@ -278,7 +278,7 @@ class Relay:
             if self._have != end.n - _length(end.tail):
                 return self._break(f"the output log ends at token {end.n}, not at {self._have}")
             if end.tail is not None:
-                first = 0 if end.tail.ids else len(self._last)
+                first = 0 if end.tail.ids else self._deltas
                 self._have = end.n
                 outputs.append(Tokens(self._have, end.tail.deltas, first))
         self._over = True

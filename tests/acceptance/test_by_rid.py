@@ -103,8 +103,8 @@ async def test_delete_of_what_runs_waits_or_was_never_delivered(start_system: St
         assert '"code":"cancelled"' in await reading
         await until(lambda: queued(0))
         done = await http.post(COMPLETIONS, json=body)
-        rid = done.headers["x-request-id"]
-        page = (await http.delete(f"/v1/requests/{rid}")).json()
+        done_rid = done.headers["x-request-id"]
+        page = (await http.delete(f"/v1/requests/{done_rid}")).json()
         assert (page["status"], page["response"]) == ("completed", done.json())
         for rid in rids:
             [only] = await log.read(ANONYMOUS, rid)

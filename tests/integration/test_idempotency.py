@@ -43,8 +43,7 @@ from tests.integration.edge_under_test import until
 
 CARD = ModelCard("m", "m", "simulator", 4096, 256)
 VIEW = View(model="m")
-TIMEOUT_S = 2.0
-PLACES, QUEUE_MAX = 2, 100
+TIMEOUT_S, PLACES, QUEUE_MAX = 2.0, 2, 100
 WINDOW_S = 0.2
 """A duplicate window that a test can outlive. Without it the broker itself would find most repeats."""
 
@@ -79,7 +78,6 @@ class WritingEdge:
     """The writing side of one edge, on a connection of its own."""
 
     def __init__(self, bus: Bus) -> None:
-        self.bus = bus
         self.js = JetStream(bus, timeout_s=TIMEOUT_S)
         self.log = OutputLog(self.js)
         self.room = WaitingRoom(bus, places=PLACES)
@@ -106,10 +104,8 @@ class WritingEdge:
         ctl = subjects.output_ctl(ANONYMOUS, rid)
         for record in records:
             last = await self.log.last_ctl(ANONYMOUS, rid)
-            ack = await self.js.publish(
-                ctl, encode(record), headers=expect_headers(0 if last is None else last.seq)
-            )
-            assert ack.stored
+            headers = expect_headers(0 if last is None else last.seq)
+            assert (await self.js.publish(ctl, encode(record), headers=headers)).stored
         if settle:
             message = await self.js.last(REQUESTS, subjects.request_of_any_model(ANONYMOUS, rid))
             assert message is not None
@@ -145,9 +141,9 @@ class World:
     async def restart(self) -> None:
         """kill -9 of the broker: it forgets the ids of all requests that are not queued any more."""
         self.broker.kill()
-        await until(lambda: not self.one.bus.connected and not self.two.bus.connected)
+        await until(lambda: not self.one.js.bus.connected and not self.two.js.bus.connected)
         self.broker.start()
-        await until(lambda: self.one.bus.connected and self.two.bus.connected)
+        await until(lambda: self.one.js.bus.connected and self.two.js.bus.connected)
 
 
 @pytest.fixture
@@ -164,7 +160,7 @@ async def world(own_broker: Broker) -> AsyncIterator[World]:
     await js.ensure_stream(bucket_stream(CONFIG_BUCKET))
     yield World(own_broker, *edges)
     for edge in edges:
-        await edge.bus.close()
+        await edge.js.bus.close()
     assert not failures
 
 
@@ -193,7 +189,8 @@ async def test_two_edges_racing_with_one_key_and_two_bodies_make_one_request(wor
 async def test_edges_that_are_the_first_to_need_the_secret_agree_on_it(world: World) -> None:
     answers = await asyncio.gather(*[edge.ask("k") for edge in (world.one, world.two) for _ in range(4)])
     assert len({answer.rid for answer in answers}) == 1
-    late = Lineages(world.two.js, world.two.lookup, WaitingRoom(world.two.bus, places=1), timeout_s=TIMEOUT_S)
+    room = WaitingRoom(world.two.js.bus, places=1)
+    late = Lineages(world.two.js, world.two.lookup, room, timeout_s=TIMEOUT_S)
     resolved = await late.resolve(ANONYMOUS, "k", fingerprint(b"{}"))
     assert isinstance(resolved, Resolved)
     assert (resolved.rid, resolved.exists) == (answers[0].rid, True)
@@ -346,7 +343,7 @@ async def test_a_broker_that_does_not_answer_leaves_the_outcome_unknown(world: W
 async def test_only_so_many_wait_for_a_broker_that_is_away(world: World) -> None:
     assert (await world.one.ask("first")).reason is None
     world.broker.kill()
-    await until(lambda: not world.one.bus.connected)
+    await until(lambda: not world.one.js.bus.connected)
     # One that is to be published and one with a key: both kinds take places.
     waiting = [
         asyncio.create_task(world.one.publish(request_id(os.urandom(16)))),
@@ -376,12 +373,12 @@ async def test_only_so_many_wait_for_a_broker_that_is_away(world: World) -> None
 
 async def test_who_waits_too_long_for_a_broker_knows_that_nothing_was_stored(world: World) -> None:
     world.broker.kill()
-    await until(lambda: not world.one.bus.connected)
+    await until(lambda: not world.one.js.bus.connected)
     problem, asked = await asyncio.gather(world.one.publish(request_id(os.urandom(16))), world.one.ask("k"))
     assert problem is not None
     assert (problem.reason, asked.reason) == ("broker_away", "broker_away")
     world.broker.start()
-    await until(lambda: world.one.bus.connected)
+    await until(lambda: world.one.js.bus.connected)
     assert await world.one.queued() == 0
 
 
