@@ -84,7 +84,9 @@ async def test_delete_of_what_runs_waits_or_was_never_delivered(start_system: St
 
         await until(lambda: queued(1 + QUEUED))
         stored = await js.read(REQUESTS, subjects.REQUESTS_ALL)
-        rids = [parsed.rid for one in stored if (parsed := subjects.parse_request(one.subject)) is not None]
+        rids: list[str] = [
+            parsed.rid for one in stored if (parsed := subjects.parse_request(one.subject)) is not None
+        ]
         rids.remove(running)
         for rid in rids:
             assert (await http.get(f"/v1/requests/{rid}")).json()["status"] == "queued"
