@@ -114,20 +114,31 @@ def dead_of_any_model(rid: str) -> str:
 
 # The JetStream API and acknowledgements (subjects of the server, not ours).
 
+JS_API = "$JS.API."
+"""What every call of the JetStream API starts with."""
+
+JS_ACK = "$JS.ACK."
+"""What every ack subject starts with."""
+
+
+def js_ack(stream: str, consumer: str) -> str:
+    """What the ack subjects of one consumer start with; the numbers that `parse_ack` finds follow."""
+    return f"{JS_ACK}{stream}.{consumer}."
+
 
 def js_stream(verb: str, stream: str) -> str:
     """`STREAM.<verb>`: CREATE, UPDATE, INFO, DELETE, PURGE; also `MSG.GET` and `MSG.DELETE`."""
-    return f"$JS.API.STREAM.{verb}.{stream}"
+    return f"{JS_API}STREAM.{verb}.{stream}"
 
 
 def js_consumer(verb: str, stream: str, consumer: str) -> str:
     """`CONSUMER.<verb>`: CREATE, INFO, DELETE, or `MSG.NEXT` to pull."""
-    return f"$JS.API.CONSUMER.{verb}.{stream}.{consumer}"
+    return f"{JS_API}CONSUMER.{verb}.{stream}.{consumer}"
 
 
 def js_direct_get(stream: str) -> str:
     """Direct get: answered by any replica, so never trusted for a negative answer."""
-    return f"$JS.API.DIRECT.GET.{stream}"
+    return f"{JS_API}DIRECT.GET.{stream}"
 
 
 def kv_key(bucket: str, key: str) -> str:
