@@ -1,0 +1,1 @@
+"""Faults, simulated and real, and the checkers."""
