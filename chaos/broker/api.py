@@ -83,8 +83,12 @@ class Api:
 
     def direct_get(self, stream: Stream, body: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The (header block, payload) of each message that answers a direct get."""
-        query = _query.decode(body) if body else _MessageQuery()
-        if query.batch and query.next_by_subj:
+        try:
+            query = _query.decode(body) if body else _MessageQuery()
+        except msgspec.DecodeError:
+            yield protocol.status(b"408 Malformed Request"), b""
+            return
+        if query.batch and (query.seq or query.next_by_subj):
             yield from self._direct_batch(stream, query)
             return
         if not (query.seq or query.last_by_subj or query.next_by_subj):
@@ -98,7 +102,7 @@ class Api:
         yield protocol.with_headers(message.headers, lines), message.payload
 
     def _direct_batch(self, stream: Stream, query: _MessageQuery) -> Iterator[tuple[bytes, bytes]]:
-        found = stream.sequences(query.next_by_subj.encode(), query.seq)
+        found = stream.sequences(query.next_by_subj.encode() or b">", query.seq)
         if not found:
             yield protocol.status(b"404 Message Not Found"), b""
             return
@@ -163,10 +167,10 @@ class Api:
             raise Refused(400, 10003, "bad request")
         if stream.config["deny_delete"]:
             raise Refused(500, 10057, "message delete not permitted")
-        if seq > stream.last_seq:
-            raise Refused(500, 10057, "stream store EOF")
         if not stream.remove(seq, "deleted"):
-            raise Refused(500, 10057, "no message found")
+            if stream.config["storage"] == "memory":
+                raise Refused(400, 10043, f"sequence {seq} not found")
+            raise Refused(500, 10057, "stream store EOF" if seq > stream.last_seq else "no message found")
         return {"success": True}
 
     def _consumer_create(self, name: str, consumer_name: str, body: bytes) -> _Answer:
@@ -206,18 +210,20 @@ class Api:
         return consumer
 
     def _stream_facts(self, stream: Stream) -> _Answer:
-        first, last = stream.messages.get(stream.first_seq), stream.messages.get(stream.last_seq)
+        first = stream.messages.get(stream.first_seq)
         state = {
             "messages": len(stream.messages),
             "bytes": stream.bytes,
             "first_seq": stream.first_seq if stream.last_seq else 0,
             "first_ts": self._time(first.stored_ns) if first else _NEVER,
             "last_seq": stream.last_seq,
-            "last_ts": self._time(last.stored_ns) if last else _NEVER,
+            "last_ts": self._time(stream.last_ns) if stream.last_ns else _NEVER,
             "consumer_count": len(self._host.consumers[stream.name]),
         }
-        if stream.subject_count:
+        if stream.messages:
             state["num_subjects"] = stream.subject_count
+            deleted = stream.last_seq - stream.first_seq + 1 - len(stream.messages)
+            state |= {"num_deleted": deleted} if deleted else {}
         return {
             "config": stream.config,
             "created": self._time(stream.created_ns),
@@ -229,14 +235,13 @@ class Api:
     def _consumer_facts(self, consumer: Consumer) -> _Answer:
         unsettled = consumer.unsettled
         floor = min(unsettled, default=consumer.last_seq + 1) - 1
-        delivery = min((one.delivery for one in unsettled.values()), default=consumer.last_delivery + 1) - 1
         return {
             "stream_name": consumer.stream.name,
             "name": consumer.name,
             "created": self._time(consumer.created_ns),
             "config": consumer.config,
             "delivered": {"consumer_seq": consumer.last_delivery, "stream_seq": consumer.last_seq},
-            "ack_floor": {"consumer_seq": delivery, "stream_seq": floor},
+            "ack_floor": {"consumer_seq": consumer.floor(), "stream_seq": floor},
             "num_ack_pending": len(unsettled),
             "num_redelivered": len(consumer.delivered),
             "num_waiting": len(consumer.waiting),
@@ -259,7 +264,7 @@ def _find(stream: Stream, query: _MessageQuery) -> Message | None:
 
 def _check_unique(config: dict[str, Any], consumers: dict[str, Consumer]) -> None:
     """A work queue hands a message to one consumer only, so their filters must not overlap."""
-    filter_subject = config["filter_subject"].encode()
+    filter_subject = config.get("filter_subject", "").encode()
     for other in consumers.values():
         if not filter_subject or not other.filter:
             raise Refused(400, 10099, "multiple non-filtered consumers not allowed on workqueue stream")

@@ -25,7 +25,6 @@ _STREAM_DEFAULTS: dict[str, Any] = {
     "compression": "none",
     "allow_direct": False,
     "mirror_direct": False,
-    "discard_new_per_subject": False,
     "sealed": False,
     "deny_delete": False,
     "deny_purge": False,
@@ -34,7 +33,7 @@ _STREAM_DEFAULTS: dict[str, Any] = {
     "allow_msg_ttl": False,
     "metadata": {},
 }
-_STREAM_OPTIONAL = frozenset({"description", "first_seq", "republish"})
+_STREAM_OPTIONAL = frozenset({"description", "discard_new_per_subject", "first_seq", "republish"})
 _STREAM_VALUES: dict[str, tuple[Any, ...]] = {
     "retention": ("limits", "workqueue"),
     "discard": ("old", "new"),
@@ -55,14 +54,13 @@ _CONSUMER_DEFAULTS: dict[str, Any] = {
     "ack_policy": "none",
     "ack_wait": 30 * NS_PER_S,
     "max_deliver": -1,
-    "filter_subject": "",
     "replay_policy": "instant",
     "max_waiting": 512,
     "max_ack_pending": 1000,
     "num_replicas": 0,
     "metadata": {},
 }
-_CONSUMER_OPTIONAL = frozenset({"description"})
+_CONSUMER_OPTIONAL = frozenset({"description", "filter_subject"})
 _CONSUMER_VALUES: dict[str, tuple[Any, ...]] = {
     "deliver_policy": ("all",),
     "ack_policy": ("explicit",),
@@ -108,7 +106,7 @@ def consumer_config(given: dict[str, Any], name: str) -> dict[str, Any]:
     """`given` with what the server adds. Raises Refused."""
     config = _complete(given, _CONSUMER_DEFAULTS, _CONSUMER_OPTIONAL, _CONSUMER_VALUES)
     if config["durable_name"] != name:
-        raise Refused(400, 10020, "consumer name in subject does not match durable name in request")
+        raise Refused(400, 10017, "consumer name in subject does not match durable name in request")
     config["name"] = name
     return config
 
@@ -122,7 +120,8 @@ def _complete(
     unknown = [field for field in given if field not in defaults and field not in optional]
     if unknown:
         raise Refused(400, 10025, f'invalid JSON: json: unknown field "{unknown[0]}"')
-    config = {**defaults, **given}
+    # As the server does, an optional field that says nothing is left out.
+    config = {**defaults, **{field: value for field, value in given.items() if field in defaults or value}}
     for field, supported in values.items():
         if config[field] not in supported:
             raise Refused(500, 10052, f"this broker has no {field} {config[field]!r}")

@@ -126,12 +126,11 @@ class Connection:
         if len(args) not in (2, 3):
             raise protocol.ProtocolViolation
         subject, sid = args[0], args[-1]
-        if not is_pattern(subject):
-            self._owner.queue(self, protocol.error("Invalid Subject"))
-            return False
         if sid not in self.subscriptions:
+            if not is_pattern(subject):
+                self._owner.queue(self, protocol.error("Invalid Subject"))
+                return False
             subscription = Subscription(self, subject, args[1] if len(args) == 3 else b"", sid)
-            self.subscriptions[sid] = subscription
             self._owner.subscribe(subscription)
         return True
 

@@ -39,16 +39,19 @@ class Settled(NamedTuple):
 class Pull:
     """A fetch: room for `left` messages until `expires_at`."""
 
-    __slots__ = ("expires_at", "inbox", "left", "no_wait")
+    __slots__ = ("expires_at", "inbox", "left", "no_wait", "served")
 
     def __init__(self, inbox: bytes, left: int, expires_at: float | None, no_wait: bool) -> None:
         self.inbox = inbox
         self.left = left
         self.expires_at = expires_at
         self.no_wait = no_wait
+        self.served = False
 
 
-class _PullRequest(msgspec.Struct):
+class _PullRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What this broker knows of a fetch; the real one knows more, which is refused rather than ignored."""
+
     batch: int = 1
     expires: int = 0
     no_wait: bool = False
@@ -75,13 +78,13 @@ class Consumer:
         self.name: str = config["name"]
         self.stream = stream
         self.created_ns = int(now * NS_PER_S)
-        self.filter: bytes = config["filter_subject"].encode()
+        self.filter: bytes = config.get("filter_subject", "").encode()
         self.todo: OrderedDict[int, None] = OrderedDict()
         self.waiting: deque[Pull] = deque()
         self.unsettled: dict[int, _Unsettled] = {}
         self.delivered: dict[int, int] = {}
         self.last_delivery = 0
-        self.last_seq = 0
+        self.last_seq = stream.first_seq - 1
         self._again: dict[int, None] = {}
         self._wanted = matcher(self.filter) if self.filter else None
         self._ack_wait_s: float = config["ack_wait"] / NS_PER_S
@@ -116,6 +119,8 @@ class Consumer:
             return [_ended(inbox, b"400 Bad Request - " + str(error).encode())]
         if len(self.waiting) >= self._max_waiting:
             return [_ended(inbox, b"409 Exceeded MaxWaiting")]
+        if asked.no_wait and not asked.expires and not (self.todo or self._again):
+            return [_ended(inbox, b"404 No Messages")]
         expires_at = now + asked.expires / NS_PER_S if asked.expires > 0 else None
         self.waiting.append(Pull(inbox, max(asked.batch, 1), expires_at, asked.no_wait))
         self._wake(expires_at)
@@ -135,7 +140,7 @@ class Consumer:
             if pull is None:
                 break
             out.append(self._deliver(seq, pull, now))
-        for pull in [one for one in self.waiting if one.no_wait]:
+        for pull in [one for one in self.waiting if one.no_wait and (one.served or one.expires_at is None)]:
             self.waiting.remove(pull)
             out.append(_ended(pull.inbox, b"404 No Messages"))
         return out
@@ -154,7 +159,7 @@ class Consumer:
             return Settled(answered=True)
         if body == b"+WPI":
             unsettled.deadline = now + self._ack_wait_s
-        elif body.startswith(b"-NAK") and delivery <= self.last_delivery + 1:
+        elif body.startswith(b"-NAK") and self.floor() < delivery <= self.last_delivery + 1:
             self._nak(seq, unsettled, body[4:].strip(), now)
         return Settled(answered=True)
 
@@ -186,6 +191,10 @@ class Consumer:
         """When to call `expire`; it may turn out to have been too early."""
         return self._wake_at
 
+    def floor(self) -> int:
+        """The number of the delivery up to which everything is settled."""
+        return min((one.delivery for one in self.unsettled.values()), default=self.last_delivery + 1) - 1
+
     def close(self) -> list[Outgoing]:
         """The consumer is deleted: every open fetch ends."""
         ended = [_ended(pull.inbox, b"409 Consumer Deleted") for pull in self.waiting]
@@ -198,7 +207,8 @@ class Consumer:
         if forget_delivered:
             self.unsettled.clear()
             self.delivered.clear()
-            self.last_delivery = self.last_seq = 0
+            self.last_delivery = 0
+            self.last_seq = self.stream.first_seq - 1
             self._start()
         self._again.clear()
         self._wake_at = min((one.deadline for one in self.unsettled.values()), default=None)
@@ -222,6 +232,7 @@ class Consumer:
                 out.append(_expired(pull))
             elif has_interest(pull.inbox):
                 pull.left -= 1
+                pull.served = True
                 if pull.left:
                     self.waiting.append(pull)
                 return pull

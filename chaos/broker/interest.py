@@ -48,14 +48,15 @@ class Interest(Generic[T]):
             under = self._under.get(prefix)
             if under and last:
                 found += under
-        if self._root.children:
+        root = self._root
+        if root.children or root.below:
             tokens = subject.split(b".")
-            if (tokens[0] in self._root.children or b"*" in self._root.children) and b"" not in tokens:
+            if tokens[0] in root.children or b"*" in root.children or root.below:
                 deep: list[T] = []
-                self._root.match(tokens, 0, deep)
-                found += tuple(deep)
-        elif self._root.below:
-            found += self._root.below
+                if b"" not in tokens:
+                    root.match(tokens, 0, deep)
+                if deep:
+                    found += tuple(deep)
         return found
 
     def _table_of(self, pattern: bytes) -> tuple[dict[bytes, tuple[T, ...]] | None, bytes]:

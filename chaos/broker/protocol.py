@@ -57,7 +57,7 @@ class Parser:
         while at < size:
             eol = data.find(_CRLF, at)
             if eol < 0:
-                if size - at > CONTROL_LINE_MAX + len("HPUB \r"):
+                if size - data.find(b" ", at) - 1 > CONTROL_LINE_MAX:
                     raise ProtocolViolation("maximum control line exceeded")
                 break
             if data.startswith(b"PUB ", at):

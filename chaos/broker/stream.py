@@ -58,6 +58,7 @@ class Stream:
         self.created_ns = int(now * NS_PER_S)
         self.messages: dict[int, Message] = {}
         self.last_seq: int = config.get("first_seq", 1) - 1
+        self.last_ns = 0
         self.bytes = 0
         republish = config.get("republish")
         self.republish: tuple[bytes, bytes] | None = None
@@ -73,7 +74,7 @@ class Stream:
         self._max_bytes: int = config["max_bytes"]
         self._max_per_subject: int = config["max_msgs_per_subject"]
         self._refuses_new: bool = config["discard"] == "new"
-        self._refuses_per_subject: bool = config["discard_new_per_subject"]
+        self._refuses_per_subject: bool = config.get("discard_new_per_subject", False)
         self._max_age_s: float = config["max_age"] / NS_PER_S
         self._window_s: float = config["duplicate_window"] / NS_PER_S
         self._is_file: bool = config["storage"] == "file"
@@ -236,6 +237,7 @@ class Stream:
     def _store(self, message: Message, size: int) -> None:
         seq, subject = message.seq, message.subject
         self.last_seq = seq
+        self.last_ns = message.stored_ns
         self.messages[seq] = message
         self.bytes += size
         same = self._by_subject.get(subject)

@@ -14,11 +14,11 @@ from chaos.broker.tcp import ServedBroker
 from infra.broker import Broker
 from infra.bus import Bus
 from infra.settings import load_settings
-from tests.contract.protocol import Contract
+from tests.contract.protocol import AnyBroker, Contract
 
 
 @pytest.fixture(params=["nats-server", "fake"])
-def own_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker | ServedBroker]:
+def own_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyBroker]:
     if request.param == "fake":
         with ServedBroker() as fake:
             yield fake
@@ -29,7 +29,7 @@ def own_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broke
 
 
 @pytest.fixture
-async def contract(own_broker: Broker | ServedBroker) -> AsyncIterator[Contract]:
+async def contract(own_broker: AnyBroker) -> AsyncIterator[Contract]:
     failures: list[Exception] = []
     bus = await Bus.connect(own_broker.url, name="contract", fail=failures.append)
     contract = Contract(bus)

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from chaos.broker.tcp import ServedBroker
+from infra.broker import Broker
 from infra.bus import Bus
 from infra.jetstream import JetStream, PubAck, expect_headers, fence_headers
 from infra.output_log import OutputLog
 from schemas import subjects
 from schemas.output import CtlRecord, Delta, Lease, Tok, encode
 from schemas.streams import output_stream, requests_stream
+
+AnyBroker = Broker | ServedBroker
+"""What a contract holds for: both start, stop and are killed alike, and have a URL."""
 
 QUEUE_MAX = 3
 OUTPUT_BYTES_MAX = 256 << 10
@@ -61,3 +70,67 @@ async def until(condition: Callable[[], object], within_s: float = 10.0) -> None
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         await asyncio.sleep(0.01)
+
+
+@contextlib.contextmanager
+def paused(broker: AnyBroker) -> Iterator[None]:
+    """SIGSTOP and SIGCONT: the broker's sockets stay open, and nothing behind them moves."""
+    if isinstance(broker, ServedBroker):
+        broker.do(lambda fake: fake.pause())
+        yield
+        broker.do(lambda fake: fake.resume())
+        return
+    os.kill(broker.pid, signal.SIGSTOP)
+    yield
+    os.kill(broker.pid, signal.SIGCONT)
+
+
+def restart(broker: AnyBroker) -> None:
+    """kill -9 and a new start on the same store."""
+    broker.kill()
+    broker.start()
+
+
+class Wire:
+    """A connection without any client library: bytes in, bytes out."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def connect(cls, broker: AnyBroker, **options: object) -> Wire:
+        host, port = broker.url.removeprefix("nats://").split(":")
+        wire = cls(*await asyncio.open_connection(host, int(port)))
+        assert (await wire._reader.readline()).startswith(b"INFO {")
+        said = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, **options}
+        wire.send(b"CONNECT " + json.dumps(said).encode() + b"\r\n")
+        return wire
+
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def answers(self, data: bytes = b"") -> bytes:
+        """Everything the server says to `data`; complete, because a PING goes after it."""
+        self.send(data + b"PING\r\n")
+        return (await self._said(b"PONG\r\n")).removesuffix(b"PONG\r\n")
+
+    async def last_words(self, data: bytes) -> bytes:
+        """What the server says to `data` before it closes the connection."""
+        self.send(data)
+        async with asyncio.timeout(10):
+            return await self._reader.read(-1)
+
+    async def until(self, end: bytes) -> bytes:
+        """What the server says up to and including `end`."""
+        return await self._said(end)
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+    async def _said(self, end: bytes) -> bytes:
+        async with asyncio.timeout(10):
+            # A real server also measures the round trip now and then.
+            return (await self._reader.readuntil(end)).replace(b"PING\r\n", b"")
