@@ -27,6 +27,11 @@ class Alarm:
         self._at: float | None = None
         self._scheduled: Cancel | None = None
 
+    @property
+    def is_set(self) -> bool:
+        """Whether it will ring."""
+        return self._at is not None
+
     def set(self, when: float | None) -> None:
         """Rings at `when`, unless it is set to ring earlier; None leaves it as it is."""
         if when is None or (self._at is not None and self._at <= when):
@@ -43,5 +48,7 @@ class Alarm:
         self._at = self._scheduled = None
 
     def _rung(self) -> None:
+        if self._scheduled is None:
+            return  # called off after its time had come, while the broker was paused
         self._at = self._scheduled = None
         self._ring()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -211,6 +212,9 @@ class Consumer:
             self.last_seq = self.stream.first_seq - 1
             self._start()
         self._again.clear()
+        for one in self.unsettled.values():
+            # The server writes only the seconds of a delivery's time, so it comes back up to a second early.
+            one.deadline = math.floor(one.deadline - self._ack_wait_s) + self._ack_wait_s
         self._wake_at = min((one.deadline for one in self.unsettled.values()), default=None)
 
     def drop_fetches(self) -> None:

@@ -12,33 +12,34 @@ class Interest(Generic[T]):
     """Items by the pattern they were added with; `match` finds those whose pattern covers a subject.
 
     Nearly every pattern of a NATS client is a literal or a prefix with one `*` at the end (an inbox, the live
-    records of a request): those two cost one look-up each. All others are in a tree by token.
+    records of a request): those two cost one look-up each. The few others are tried one by one, if the subject starts
+    like one of them.
     """
 
     def __init__(self) -> None:
         self._exact: dict[bytes, tuple[T, ...]] = {}
         self._under: dict[bytes, tuple[T, ...]] = {}
-        self._root: _Node[T] = _Node()
+        self._others: dict[bytes, tuple[T, ...]] = {}
+        self._tries: list[tuple[Callable[[bytes], bool], tuple[T, ...]]] = []
+        self._starts: tuple[bytes, ...] = ()
 
     def add(self, pattern: bytes, item: T) -> None:
         """`item` is found from now on, after those that were there before it with the same kind of pattern."""
         table, key = self._table_of(pattern)
-        if table is not None:
-            table[key] = (*table.get(key, ()), item)
-        else:
-            self._root.add(pattern.split(b"."), item)
+        table[key] = (*table.get(key, ()), item)
+        if table is self._others:
+            self._prepare()
 
     def remove(self, pattern: bytes, item: T) -> None:
         """`item`, added with this very pattern, is not found any more."""
         table, key = self._table_of(pattern)
-        if table is None:
-            self._root.remove(pattern.split(b"."), item)
-            return
         left = tuple(one for one in table[key] if one is not item)
         if left:
             table[key] = left
         else:
             del table[key]
+        if table is self._others:
+            self._prepare()
 
     def match(self, subject: bytes) -> tuple[T, ...]:
         """Every item whose pattern covers `subject`, in an order that depends only on how they were added."""
@@ -48,67 +49,23 @@ class Interest(Generic[T]):
             under = self._under.get(prefix)
             if under and last:
                 found += under
-        root = self._root
-        if root.children or root.below:
-            tokens = subject.split(b".")
-            if tokens[0] in root.children or b"*" in root.children or root.below:
-                deep: list[T] = []
-                if b"" not in tokens:
-                    root.match(tokens, 0, deep)
-                if deep:
-                    found += tuple(deep)
+        if subject.startswith(self._starts) and not _has_empty_token(subject):
+            for covers, items in self._tries:
+                if covers(subject):
+                    found += items
         return found
 
-    def _table_of(self, pattern: bytes) -> tuple[dict[bytes, tuple[T, ...]] | None, bytes]:
-        prefix, dot, last = pattern.rpartition(b".")
+    def _table_of(self, pattern: bytes) -> tuple[dict[bytes, tuple[T, ...]], bytes]:
         if not is_wildcard(pattern):
             return self._exact, pattern
+        prefix, dot, last = pattern.rpartition(b".")
         if dot and last == b"*" and not is_wildcard(prefix):
             return self._under, prefix
-        return None, b""
+        return self._others, pattern
 
-
-class _Node(Generic[T]):
-    """One token of the patterns in the tree."""
-
-    __slots__ = ("below", "children", "here")
-
-    def __init__(self) -> None:
-        self.children: dict[bytes, _Node[T]] = {}
-        self.here: tuple[T, ...] = ()
-        self.below: tuple[T, ...] = ()
-
-    def add(self, tokens: list[bytes], item: T) -> None:
-        if not tokens:
-            self.here += (item,)
-        elif tokens == [b">"]:
-            self.below += (item,)
-        else:
-            child = self.children.setdefault(tokens[0], _Node())
-            child.add(tokens[1:], item)
-
-    def remove(self, tokens: list[bytes], item: T) -> None:
-        if not tokens:
-            self.here = tuple(one for one in self.here if one is not item)
-        elif tokens == [b">"]:
-            self.below = tuple(one for one in self.below if one is not item)
-        else:
-            child = self.children[tokens[0]]
-            child.remove(tokens[1:], item)
-            if not (child.children or child.here or child.below):
-                del self.children[tokens[0]]
-
-    def match(self, tokens: list[bytes], at: int, found: list[T]) -> None:
-        if at == len(tokens):
-            found.extend(self.here)
-            return
-        found.extend(self.below)
-        child = self.children.get(tokens[at])
-        if child is not None:
-            child.match(tokens, at + 1, found)
-        child = self.children.get(b"*")
-        if child is not None:
-            child.match(tokens, at + 1, found)
+    def _prepare(self) -> None:
+        self._tries = [(matcher(pattern), items) for pattern, items in self._others.items()]
+        self._starts = tuple(_start(pattern) for pattern in self._others)
 
 
 def is_wildcard(pattern: bytes) -> bool:
@@ -153,3 +110,17 @@ def _covers(wanted: list[bytes], tokens: list[bytes]) -> bool:
         if at >= len(tokens) or (token not in (b"*", tokens[at])):
             return False
     return len(wanted) == len(tokens)
+
+
+def _start(pattern: bytes) -> bytes:
+    """What every subject that `pattern` covers starts with."""
+    start = b""
+    for token in pattern.split(b"."):
+        if token in (b"*", b">"):
+            break
+        start += token + b"."
+    return start
+
+
+def _has_empty_token(subject: bytes) -> bool:
+    return b".." in subject or subject.startswith(b".") or subject.endswith(b".") or not subject

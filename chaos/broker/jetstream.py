@@ -173,7 +173,8 @@ class JetStream:
             consumer.offer(message)
         if stream.republish is not None:
             self._republish(stream, message, *stream.republish)
-        if stream not in self._alarms:
+        alarm = self._alarms.get(stream)
+        if alarm is None or not alarm.is_set:
             self._watch(stream)
         if self.stored_taps:
             subject = message.subject.decode()
@@ -184,12 +185,13 @@ class JetStream:
         if not message.subject.startswith(source):
             return
         live = target + message.subject[len(source) :]
-        if not self._router.has_interest(live):
+        listeners = self._router.listeners(live)
+        if not listeners:
             return
         lines = copy_headers(message, stream.name, self.stamps)
         lines += b"Nats-Last-Sequence: %d\r\n" % stream.before(message)
         headers = protocol.with_headers(message.headers, lines)
-        self._router.deliver(live, live, b"", headers, message.payload, drop=self._faults.drop_live)
+        self._router.hand_out(listeners, live, b"", headers, message.payload, drop=self._faults.drop_live)
 
     def _removed(self, stream: Stream, message: Message, why: str) -> None:
         for consumer in self.consumers[stream.name].values():
@@ -252,7 +254,7 @@ class JetStream:
 
     def _pump(self, consumer: Consumer) -> None:
         if not consumer.is_idle() and self._has_leader(consumer.stream.name):
-            self._send(consumer.pump(self.now(), self._router.has_interest))
+            self._send(consumer.pump(self.now(), self._router.listeners))
         self._watch(consumer)
 
     def _send(self, outgoing: list[Outgoing]) -> None:
@@ -280,7 +282,7 @@ class JetStream:
         if isinstance(one, Stream):
             one.expire(self.now())
         else:
-            self._send(one.expire(self.now(), self._router.has_interest))
+            self._send(one.expire(self.now(), self._router.listeners))
         self._watch(one)
 
     def _hush(self, one: Stream | Consumer) -> None:

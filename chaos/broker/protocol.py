@@ -98,7 +98,7 @@ class Parser:
             raise ProtocolViolation("maximum control line exceeded")
         fields = data[args_at:eol].split()
         sizes = 2 if has_headers else 1
-        if not sizes < len(fields) <= sizes + 2 or not all(one.isdigit() for one in fields[-sizes:]):
+        if not sizes < len(fields) <= sizes + 2 or not (fields[-1].isdigit() and fields[-sizes].isdigit()):
             raise ProtocolViolation
         size = int(fields[-1])
         headers_size = int(fields[-2]) if has_headers else 0

@@ -28,9 +28,9 @@ class Router:
         del subscription.connection.subscriptions[subscription.sid]
         self._interest.remove(subscription.subject, subscription)
 
-    def has_interest(self, subject: bytes) -> bool:
-        """Whether somebody would get a message on `subject`."""
-        return bool(self._interest.match(subject))
+    def listeners(self, subject: bytes) -> Sequence[Subscription]:
+        """Who would get a message on `subject`."""
+        return self._interest.match(subject)
 
     def deliver(
         self,
@@ -47,9 +47,23 @@ class Router:
 
         `sender`: the client whose publish it is. `drop` is asked for each subscriber.
         """
-        found: Sequence[Subscription] = self._interest.match(to)
-        if not found:
-            return False
+        found = self._interest.match(to)
+        if found:
+            self.hand_out(found, shown, reply, headers, payload, sender=sender, drop=drop)
+        return bool(found)
+
+    def hand_out(
+        self,
+        found: Sequence[Subscription],
+        shown: bytes,
+        reply: bytes,
+        headers: bytes,
+        payload: bytes,
+        *,
+        sender: Connection | None = None,
+        drop: Decision | None = None,
+    ) -> None:
+        """A message for these listeners."""
         for subscription in found:
             if subscription.queue:
                 found = self._one_of_each_queue(found)
@@ -65,7 +79,6 @@ class Router:
             subscription.seen += 1
             if subscription.seen == subscription.max_msgs:
                 self.unsubscribe(subscription)
-        return True
 
     def no_responders(self, connection: Connection, subject: bytes, reply: bytes) -> None:
         """Tells a client that nobody listens on what it sent a request to."""

@@ -9,8 +9,8 @@ from chaos.broker import protocol
 from chaos.broker.config import NS_PER_S
 from chaos.broker.interest import is_wildcard, matcher
 
-EXPIRY_PAUSE_S = 0.25
-"""The server looks for expired messages at most this often."""
+EXPIRY_DELAY_S = 0.25
+"""So long after its age a message is gone: the server looks that often (measured: 1.15 to 1.29 s at an age of 1 s)."""
 
 _EXPECTED = b"\r\nNats-Expected-Last-Subject-Sequence:"
 _EXPECTED_ON = b"\r\nNats-Expected-Last-Subject-Sequence-Subject:"
@@ -78,7 +78,6 @@ class Stream:
         self._max_age_s: float = config["max_age"] / NS_PER_S
         self._window_s: float = config["duplicate_window"] / NS_PER_S
         self._is_file: bool = config["storage"] == "file"
-        self._next_expiry_check = 0.0
 
     @property
     def first_seq(self) -> int:
@@ -166,7 +165,6 @@ class Stream:
 
     def expire(self, now: float) -> None:
         """Removes what has reached the maximal age."""
-        self._next_expiry_check = now + EXPIRY_PAUSE_S
         limit = int((now - self._max_age_s) * NS_PER_S)
         while self.messages:
             oldest = self.messages[self.first_seq]
@@ -178,12 +176,10 @@ class Stream:
         """When to call `expire`."""
         if not self._max_age_s or not self.messages:
             return None
-        due = self.messages[self.first_seq].stored_ns / NS_PER_S + self._max_age_s
-        return max(due, self._next_expiry_check)
+        return self.messages[self.first_seq].stored_ns / NS_PER_S + self._max_age_s + EXPIRY_DELAY_S
 
     def recover(self, now: float) -> None:
         """What a restart makes of it: ids of messages that are not stored any more are forgotten."""
-        self._next_expiry_check = 0.0
         self._ids = {}
         for message in self.messages.values():
             msg_id = header(message.headers, _MSG_ID)

@@ -287,6 +287,21 @@ async def test_after_a_kill_unsettled_messages_come_back_and_old_ack_subjects_wo
     assert await depth(contract) == 0
 
 
+async def test_a_kill_rounds_the_ack_wait_down_by_up_to_a_second(
+    contract: Contract, own_broker: AnyBroker
+) -> None:
+    """Whoever holds a delivery must not count on the last second of its ack wait."""
+    queue = await pulled(contract, spec(ack_wait_s=3.0))
+    await contract.request(rid(0))
+    await queue.next()
+    delivered_at = time.time()
+    await asyncio.sleep(0.5)
+    await asyncio.to_thread(restart, own_broker)
+    await until(lambda: contract.bus.connected)
+    assert numbers(await queue.next()) == (rid(0), 2)
+    assert -0.1 < time.time() - (int(delivered_at) + 3.0) < 0.6
+
+
 async def test_a_paused_broker_answers_late_and_what_it_was_told_holds(
     contract: Contract, own_broker: AnyBroker
 ) -> None:

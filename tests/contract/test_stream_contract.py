@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -208,6 +209,17 @@ async def test_what_is_too_old_is_gone_and_its_subject_can_be_leased_anew(contra
     fenced = await contract.js.publish("aged.a", b"z", headers=expect_headers(first.seq))
     assert fenced == PubAck(err_code=WRONG_LAST, description="wrong last sequence: 0")
     assert await contract.js.publish("aged.a", b"z", headers=expect_headers(0)) == PubAck(first.seq + 1)
+
+
+async def test_every_message_has_its_own_age(contract: Contract) -> None:
+    await small(contract.js, "aged", max_age=NS_PER_S, duplicate_window=NS_PER_S)
+    for payload in (b"1", b"2", b"3"):
+        await contract.js.publish("aged.a", payload)
+        stored_at = time.monotonic()
+        while await contract.js.last("aged", "aged.a") is not None:
+            assert time.monotonic() - stored_at < 5
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - stored_at > 0.95
 
 
 # Reads and live copies.
