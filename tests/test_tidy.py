@@ -61,6 +61,7 @@ PURE = [
     "edge/wishes.py",
     "scheduler/*",
     "workers/*",
+    "chaos/broker/*",
 ]
 SHELLS = [
     "scheduler/__main__.py",
@@ -70,6 +71,7 @@ SHELLS = [
     "workers/__main__.py",
     "workers/service.py",
     "workers/engines/*",
+    "chaos/broker/tcp.py",
 ]
 BANNED_IN_PURE = {"asyncio", "logging", "nats", "os", "random", "secrets", "socket", "structlog", "time"}
 
