@@ -95,7 +95,9 @@ class WorkerCore:
 
     def next_deadline(self) -> float | None:
         """When the next `Tick` is wanted; None: never."""
-        at = min(self._full_pull_at, self._pull_at, self._timers[0][0] if self._timers else inf)
+        # A pull that cannot be sent is not due: the first one after a reconnect tells everything.
+        pull_at = min(self._full_pull_at, self._pull_at) if self._worker.connected else inf
+        at = min(pull_at, self._timers[0][0] if self._timers else inf)
         return None if at == inf else at
 
     def check(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from schemas.dispatch import Running
@@ -16,6 +17,7 @@ from workers.events import (
     Drain,
     EngineHung,
     EngineProgress,
+    Event,
     HandOff,
     LeaderSeen,
     Progress,
@@ -271,3 +273,20 @@ def test_the_heartbeat_tells_which_attempts_have_made_a_token() -> None:
     running = one(harness.do(LeaderSeen(3)), SendPull).pull.running
     assert running is not None
     assert running[0].started
+
+
+@pytest.mark.parametrize("event", [Drain(), LeaderSeen(term=7)], ids=["drain", "leader"])
+def test_a_pull_that_cannot_be_sent_waits_for_a_connection_without_spinning(event: Event) -> None:
+    harness = Harness()
+    harness.do(ConnectionChanged(connected=False))
+    assert not all_of(harness.do(event), SendPull)
+    deadline = harness.core.next_deadline()
+    assert deadline is None or deadline > harness.now
+    assert one(harness.do(ConnectionChanged(connected=True)), SendPull)
+
+
+def test_a_drain_is_told_with_the_first_pull_after_a_reconnect() -> None:
+    harness = Harness()
+    harness.do(ConnectionChanged(connected=False))
+    harness.do(Drain())
+    assert one(harness.do(ConnectionChanged(connected=True)), SendPull).pull.leaving
