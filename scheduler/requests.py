@@ -180,8 +180,8 @@ class Requests:
         """A worker is dead: what it was offered waits again, what it ran comes back as a new delivery."""
         for held in self.dispatcher.lost(lost.id):
             self._return(held)
-        if self._turn.leading and self._turn.connected:
-            acks = lost.worker.acks()
+        if self._turn.leading:
+            acks = lost.worker.acks() if self._turn.connected else {}
             self._out(events.WorkerGone(lost.id, lost.reason, len(acks)))
             self._out(*(events.Nak(ack, 0.0) for ack in acks.values()))
 

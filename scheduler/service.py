@@ -58,7 +58,7 @@ class SchedulerService:
         self._ensure_streams = ensure
         self._core = Core(context.id, limits)
         self._calls = BrokerCalls(js, self._handle)
-        self._leadership = Leadership(context, js, clock=_now, handle=self._handle, rearm=self._arm)
+        self._leadership = Leadership(context, js, clock=_now, handle=self._on_leadership, rearm=self._arm)
         self._waiting: deque[events.Event] = deque()
         self._handling = False
         self._closed = False
@@ -224,6 +224,12 @@ class SchedulerService:
             self._handle(events.CancelWished(*name, cancel.reason, reply))
         else:
             self._handle(events.CancelHinted(*name))
+
+    def _on_leadership(self, event: events.Event) -> None:
+        if isinstance(event, events.LostLeadership):
+            while self._probes:  # nobody says of the probed that they are gone any more
+                self._bus.forget(self._probes.popitem()[1])
+        self._handle(event)
 
     def _on_answer(self, worker: WorkerId, seq: int, headers: bytes, payload: bytes) -> None:
         self._offers.pop((worker, seq), None)
