@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial
 
 from infra.bus import Bus
 from infra.jetstream import JetStream
 from infra.lifecycle import RoleContext, run_role
+from infra.logs import get_logger
 from infra.settings import Settings
 from scheduler.limits import Limits
 from scheduler.service import SchedulerService
 from schemas import dispatch, streams
+from schemas.errors import BrokerAway
+
+START_PAUSE_S = 0.5
+"""Between two tries to make the streams at the start; an election takes seconds."""
+
+_log = get_logger("scheduler")
+
 
 
 async def serve(context: RoleContext) -> None:
@@ -20,7 +29,7 @@ async def serve(context: RoleContext) -> None:
     bus = await Bus.connect(settings.nats_url, name=context.id, fail=context.fail)
     try:
         js = JetStream(bus)
-        await ensure_streams(js, settings)
+        await _first_streams(js, settings)
         limits = limits_of(settings, payload_max=bus.max_payload)
         service = SchedulerService(context, js, limits, partial(ensure_streams, js, settings))
         try:
@@ -32,6 +41,16 @@ async def serve(context: RoleContext) -> None:
             service.close()
     finally:
         await bus.close()
+
+
+async def _first_streams(js: JetStream, settings: Settings) -> None:
+    """Like `ensure_streams`, and waits for a broker that elects leaders: starting anew would not help."""
+    while True:
+        try:
+            return await ensure_streams(js, settings)
+        except BrokerAway as error:
+            _log.warning("streams not ensured yet", error=str(error))
+        await asyncio.sleep(START_PAUSE_S)
 
 
 async def ensure_streams(js: JetStream, settings: Settings) -> None:
