@@ -10,6 +10,7 @@ fields of the library's client this relies on are named in one class, `_Client`,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -200,7 +201,8 @@ class Bus:
         """Sends what is corked and closes."""
         self._client.closing = True
         self._client.uncork()
-        await self._client.close()
+        with contextlib.suppress(OSError):  # the connection broke just now: closed is closed
+            await self._client.close()
         self._pending.clear()
 
     def _unsubscribe(self, subscription: Subscription) -> None:
