@@ -280,6 +280,7 @@ class JetStream:
             self._alarms[one].set(self._elections[name])
             return
         if isinstance(one, Stream):
+            self._hush(one)  # an emptied stream has no alarm: the next message sets one
             one.expire(self.now())
         else:
             self._send(one.expire(self.now(), self._router.listeners))
