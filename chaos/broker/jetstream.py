@@ -124,8 +124,9 @@ class JetStream:
 
     def redeliver(self, consumer: Consumer, seq: int) -> None:
         """An unsettled message comes back now."""
-        consumer.come_back(seq, self.now())
-        self._pump(consumer)
+        if seq in consumer.unsettled:  # it may have been settled while the server stood still
+            consumer.come_back(seq, self.now())
+            self._pump(consumer)
 
     def crash(self, *, forget_delivered: bool) -> None:
         """The process is gone: nothing rings any more, memory streams are lost, files stay."""
