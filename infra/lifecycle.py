@@ -121,7 +121,7 @@ def run_role(role: str, serve: Serve) -> NoReturn:
         settings = load_settings(_overrides(arguments.set))
         configure_logs(settings, role=role, process_id=arguments.id)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(_run(serve, settings, arguments.id, arguments.ready_fd))
+            code = runner.run(live(serve, settings, arguments.id, arguments.ready_fd))
     except* SettingsError as errors:
         code = 2
         print(f"penstock {role}: {_leaf(errors)}", file=sys.stderr)
@@ -131,7 +131,8 @@ def run_role(role: str, serve: Serve) -> NoReturn:
     sys.exit(code)
 
 
-async def _run(serve: Serve, settings: Settings, process_id: str, ready_fd: int | None) -> int:
+async def live(serve: Serve, settings: Settings, process_id: str, ready_fd: int | None) -> int:
+    """A process's life inside its event loop; its exit code. Raises what it crashed of."""
     async with asyncio.TaskGroup() as tasks:
         context = RoleContext(settings, process_id, tasks, ready_fd)
         _handle_signals(context)
