@@ -1,0 +1,240 @@
+"""Clients of a simulated system, over HTTP and NATS, and what they must never see: I6, I9 and I11 of the design."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from chaos.http import Door, Event, Exchange
+from chaos.ledger import Ledger, Reference, Violated
+from chaos.loop import NOBODY, PROCESS
+from chaos.network import Line
+from chaos.processes import Machine, Process
+from edge.admission import CLASS_HEADER
+from infra import wire
+from infra.bus import Bus
+from infra.jetstream import FULL, JetStream
+from infra.lifecycle import RoleContext
+from schemas.errors import ERRORS, BrokerAway
+from schemas.requests import MSG_ID, Klass
+
+NEVER_RUN = ("queue_full", "broker_away", "no_workers", "model_not_found", "bad_request")
+"""A client that was told so sends its request again: it must not run now."""
+
+SAID_BY_END = ("poison", "engine_error", "queue_timeout", "cancelled")
+"""What only an END can have told an edge."""
+
+PUBLISH_TRIES_MAX = 12
+PUBLISH_TIMEOUT_S = 0.5
+PUBLISH_PAUSE_S = 0.3
+
+
+class _ErrorBody(msgspec.Struct, frozen=True):
+    code: str | None = None
+    type: str = ""
+    message: str = ""
+
+
+class _Delta(msgspec.Struct, frozen=True):
+    content: str = ""
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    delta: _Delta = _Delta()
+    text: str = ""
+    message: _Delta = _Delta()
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct, frozen=True):
+    choices: list[_Choice] = []
+    error: _ErrorBody | None = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a client wants: the body it sends, whether it streams, and how it behaves."""
+
+    number: int
+    klass: Klass
+    body: bytes
+    dialect: Literal["chat", "completion"]
+    streams: bool
+    leave_after_s: float | None = None
+    read_every_s: float = 0.0
+
+
+@dataclass
+class Reader:
+    """One client of an edge: asks once, and checks everything it is told. `violated` gets what it must not see."""
+
+    wish: Wish
+    edge: Machine
+    violated: Violated
+    tell: Callable[[str, str], None]
+    text: str = ""
+    error: _ErrorBody | None = None
+    is_done: bool = False
+    last_at: tuple[int, int] = (-1, -1)
+    asked_at: float = 0.0
+    took_s: float | None = None
+    """From the question to the end of the answer, whichever it is."""
+    reference: Reference = field(init=False)
+    exchange: Exchange = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reference = Reference(self.wish.body)
+
+    @property
+    def who(self) -> str:
+        """Its name in the story."""
+        return f"client-{self.wish.number}"
+
+    @property
+    def rid(self) -> str | None:
+        """The name its request got, as far as it was told."""
+        return self.exchange.answer_headers.get("x-request-id")
+
+    @property
+    def reason(self) -> str | None:
+        """Why it did not get an answer, as a key of the table of errors."""
+        if self.error is None:
+            return None
+        return next((reason for reason, row in ERRORS.items() if row.code == self.error.code), "bad_request")
+
+    def ask(self, line: Line) -> None:
+        """Sends the request."""
+        self.exchange = Exchange(
+            line,
+            self.wish.dialect,
+            self.wish.body,
+            {"x-request-id": self.who, CLASS_HEADER: self.wish.klass},
+            read_every_s=self.wish.read_every_s,
+            on_event=self._on_event,
+            on_end=self._on_end,
+        )
+        self.asked_at = line.loop.time()
+        self.tell(self.who, f"asks {self.edge.name}: {self.wish.body.decode()}")
+        self.exchange.ask(Door.of(self.edge.process))
+        if self.wish.leave_after_s is not None:
+            line.loop.call_later(self.wish.leave_after_s, self._leave, context=NOBODY)
+
+    def check(self, ledger: Ledger) -> None:
+        """What its answer, now that it is over, must have to do with what is stored."""
+        rid = self.rid
+        log = None if rid is None else ledger.log_of(rid)
+        if self.reason in NEVER_RUN and log is not None:
+            self.violated("I9", f"{self.who} was refused with {self.reason}, but {rid} was queued")
+        if self.reason == "queue_timeout" and log is not None and log.leases:
+            self.violated("I9", f"{self.who} was told that no worker took {rid}, but one did")
+        was_lost = log is not None and log.was_lost
+        if self.reason == "log_lost" and not was_lost:
+            self.violated("I6", f"{self.who} was told that the log of {rid} is lost: {self.error}")
+        said = None if log is None or log.end is None else log.end.reason
+        if self.reason in SAID_BY_END and said != self.reason and not was_lost:
+            self.violated("I6", f"{self.who} was told {self.reason}, the END of {rid} says {said}")
+        if self.reason in ("internal", "not_continuable"):
+            self.violated("I1", f"{self.who} got {self.error}")
+        if self.is_done and self.error is None:
+            if self.text != self.reference.text:
+                self.violated("I6", f"{self.who} got {self.text!r} whole, it is {self.reference.text!r}")
+            if not was_lost and (log is None or log.end is None or log.end.status != "ok"):
+                self.violated("I6", f"{self.who} got a good end of {rid} that is not stored")
+
+    def _leave(self) -> None:
+        if self.exchange.ending is None:
+            self.tell(self.who, "leaves")
+            self.exchange.leave()
+
+    def _on_event(self, event: Event) -> None:
+        if event.data == b"[DONE]":
+            self.is_done = True
+            return
+        if self.is_done or self.error is not None:
+            self.violated("I6", f"{self.who} got an event after the end: {event}")
+        chunk = _chunk.decode(event.data)
+        if chunk.error is not None:
+            self.error = chunk.error
+            return
+        if event.at is None or event.at <= self.last_at:
+            self.violated("I6", f"{self.who} got {event} after {self.last_at}")
+        self.last_at = event.at or self.last_at
+        for choice in chunk.choices:
+            self.text += choice.delta.content + choice.text
+        if not self.reference.text.startswith(self.text):
+            self.violated("I6", f"{self.who} has {self.text!r}, right is {self.reference.text!r}")
+
+    def _on_end(self) -> None:
+        exchange = self.exchange
+        self.took_s = exchange.line.loop.time() - self.asked_at
+        if exchange.ending == "complete" and not exchange.streams:
+            whole = _chunk.decode(bytes(exchange.answer))
+            self.error = whole.error
+            self.is_done = whole.error is None
+            self.text = "".join(choice.message.content + choice.text for choice in whole.choices)
+        elif exchange.ending == "complete" and not self.is_done:
+            self.violated("I6", f"{self.who}'s stream was closed without a last line: {self.text!r}")
+        outcome = f"{self.reason}: {self.error.message}" if self.error is not None else repr(self.text)
+        self.tell(self.who, f"{exchange.ending} {exchange.status} {self.rid} {outcome}")
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A request that is published to the queue directly."""
+
+    number: int
+    subject: str
+    tenant: str
+    rid: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class NatsClient:
+    """A program that publishes requests by itself. `confirmed`: rids whose PubAck it has seen."""
+
+    def __init__(self, js: JetStream) -> None:
+        self._js = js
+        self.confirmed: dict[str, None] = {}
+        self.refused: dict[str, None] = {}
+
+    @staticmethod
+    async def serve(context: RoleContext) -> None:
+        """The life of such a program."""
+        bus = await Bus.connect(context.settings.nats_url, name=context.id, fail=context.fail)
+        process = PROCESS.get()
+        assert isinstance(process, Process)
+        process.parts["NatsClient"] = NatsClient(JetStream(bus))
+        context.ready()
+        await context.stop.wait()
+        await bus.close()
+
+    async def publish(self, letter: Letter, tell: Callable[[str, str], None]) -> None:
+        """Publishes under one id until somebody says that it is stored, or that it is not."""
+        headers = wire.encode_headers({MSG_ID: f"{letter.tenant}.{letter.rid}", **letter.headers})
+        who = f"letter-{letter.number}"
+        for number in range(PUBLISH_TRIES_MAX):
+            tell(who, f"is published: {letter.rid}")
+            try:
+                ack = await self._js.publish(
+                    letter.subject, letter.body, headers=headers, timeout_s=PUBLISH_TIMEOUT_S
+                )
+            except BrokerAway:
+                await asyncio.sleep(PUBLISH_PAUSE_S)
+                continue
+            if ack.stored:
+                tell(who, f"is confirmed{', as a duplicate' if ack.duplicate else ''}")
+                self.confirmed[letter.rid] = None
+                return
+            if ack.err_code == FULL and not number:
+                tell(who, "is refused")
+                self.refused[letter.rid] = None
+                return
+            await asyncio.sleep(PUBLISH_PAUSE_S)
