@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More arguments for the command behind a target: make run ARGS="--workers 2", make test ARGS="-k relay"
 ARGS ?=
+SEEDS ?= 1-10000
 
 DEMO_STORE := .penstock/demo
 DEMO_START_S := 30
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-slow test-integration benchmark check fmt venv clean
+.PHONY: help run demo test test-chaos test-slow test-integration benchmark check fmt venv clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -35,6 +36,9 @@ test-slow: $(VENV)/.installed-dev ## the acceptance tests that take long: 20 s c
 
 test-integration: $(VENV)/.installed-dev ## only the tests against a real broker
 	$(BIN)/python -m pytest tests/contract tests/integration $(ARGS)
+
+test-chaos: $(VENV)/.installed-dev ## 10,000 simulated worlds; others: make test-chaos SEEDS=1-100000
+	$(BIN)/python -m chaos --seeds $(SEEDS) $(ARGS)
 
 benchmark: $(VENV)/.installed-dev ## the measurements of the README; writes bench/results
 	$(BIN)/python -m bench.first_token --out bench/results/first_token.json
