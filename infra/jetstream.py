@@ -202,9 +202,12 @@ class JetStream:
         if answer.message is not None:
             found = answer.message
             return Stored(found.seq, found.subject, found.hdrs, found.data)
-        if answer.error is None or answer.error.err_code != _MESSAGE_NOT_FOUND:
-            raise BrokerRefused(f"reading {subject} from {stream}: {answer.error}")
-        return None
+        if answer.error is not None and answer.error.err_code == _MESSAGE_NOT_FOUND:
+            return None
+        if answer.error is not None and answer.error.err_code == _STREAM_NOT_FOUND:
+            # Lost with the broker's memory, until a scheduler makes it again: nobody knows what it would say then.
+            raise BrokerAway(f"there is no stream {stream} now")
+        raise BrokerRefused(f"reading {subject} from {stream}: {answer.error}")
 
     async def read(
         self, stream: str, subject_filter: str, *, start_seq: int = 1, limit: int | None = None

@@ -12,7 +12,7 @@ import pytest
 from infra.jetstream import FULL, SERVICE_UNAVAILABLE, WRONG_LAST, JetStream, PubAck, expect_headers
 from infra.wire import encode_headers, header_value, parse_headers, status_of
 from schemas import subjects
-from schemas.errors import BrokerRefused
+from schemas.errors import BrokerAway, BrokerRefused
 from schemas.requests import MSG_ID
 from schemas.streams import NS_PER_S, OUTPUT, REQUESTS, StreamSpec
 from tests.contract.protocol import OUTPUT_BYTES_MAX, AnyBroker, Contract, lease, restart, until
@@ -338,6 +338,14 @@ async def test_a_read_without_direct_get_is_nobodys(contract: Contract) -> None:
     await small(contract.js, "leader", allow_direct=False)
     reply = await contract.bus.request(subjects.js_direct_get("leader"), b'{"seq":1}', timeout_s=5)
     assert status_of(reply.headers) == SERVICE_UNAVAILABLE
+
+
+async def test_a_stream_that_is_not_there_leaves_everything_open(contract: Contract) -> None:
+    """It may have been lost with the broker's memory and come back: "no such stream" says nothing of a message."""
+    with pytest.raises(BrokerAway):
+        await contract.js.last("GONE", ctl())
+    with pytest.raises(BrokerAway):
+        await contract.js.read("GONE", ctl())
 
 
 async def test_clients_publish_to_streams_and_subscribers_alike(contract: Contract) -> None:
