@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from infra.jetstream import FULL, WRONG_LAST, JetStream, Stored, expect_headers
+from infra.jetstream import (
+    FULL,
+    IN_PROCESS,
+    SERVICE_UNAVAILABLE,
+    WRONG_LAST,
+    JetStream,
+    Stored,
+    expect_headers,
+)
 from schemas import subjects
 from schemas.errors import BrokerAway, BrokerRefused, StreamFull
 from schemas.log import Entry
@@ -80,6 +88,8 @@ class OutputLog:
                 return Entry(ack.seq, end)
             if ack.err_code == FULL:
                 raise StreamFull(f"END of {rid} was not stored: {ack.description}")
+            if ack.err_code in (IN_PROCESS, SERVICE_UNAVAILABLE):
+                raise BrokerAway(f"END of {rid} was not stored: the stream is busy or elects its leader")
             if ack.err_code != WRONG_LAST:
                 raise BrokerRefused(f"END of {rid} was not stored: {ack.description} ({ack.err_code})")
         raise BrokerRefused(f"END of {rid} lost {_CLOSE_TRIES_MAX} races in a row")
