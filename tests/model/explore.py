@@ -53,7 +53,7 @@ class Exploration(Generic[S]):
     states: list[S]
     problem: str | None
     trace: list[str]
-    """The steps that lead to the problem."""
+    """The steps that lead to the problem, with what each has changed."""
 
     def __str__(self) -> str:
         lines = [f"{len(self.states)} states: {self.problem or 'no counterexample'}", *self.trace]
@@ -67,8 +67,8 @@ def explore(model: Model[S], *, states_max: int) -> Exploration[S]:
 
 
 class _Search(Generic[S]):
-    """`origins[i]`: the state that state i was first reached from, and `labels[i]` by what step. All steps that are no
-    faults lead from a state of `sources` to that of `targets` in the same place."""
+    """`origins[i]`: the state that state i was first reached from. All steps that are no faults lead from a state of
+    `sources` to that of `targets` in the same place."""
 
     def __init__(self, model: Model[S], states_max: int) -> None:
         self._model = model
@@ -76,7 +76,6 @@ class _Search(Generic[S]):
         self._states: list[S] = [model.initial]
         self._numbers: dict[S, int] = {model.initial: 0}
         self._origins = array("l", [-1])
-        self._labels = [""]
         self._sources = array("l")
         self._targets = array("l")
 
@@ -84,14 +83,13 @@ class _Search(Generic[S]):
         model, states, numbers = self._model, self._states, self._numbers
         # The list grows while it is walked through: it is the queue of the search.
         for source, before in enumerate(states):
-            for label, after, is_fault in model.steps(before):
-                target = numbers.get(after)
-                if target is None:
-                    target = numbers[after] = len(states)
+            for _, after, is_fault in model.steps(before):
+                size = len(states)
+                target = numbers.setdefault(after, size)
+                if target == size:
                     assert target < self._states_max, f"more than {self._states_max} states"
                     states.append(after)
                     self._origins.append(source)
-                    self._labels.append(label)
                     problem = model.violation(after)
                     if problem is not None:
                         return Exploration(states, problem, self._trace(target))
@@ -104,10 +102,14 @@ class _Search(Generic[S]):
         return Exploration(states, None, [])
 
     def _trace(self, number: int) -> list[str]:
+        """Labels are not kept: the steps are taken once more."""
         trace = []
         while number:
-            trace.append(self._labels[number])
-            number = self._origins[number]
+            origin = self._origins[number]
+            before, after = self._states[origin], self._states[number]
+            label = next(step.label for step in self._model.steps(before) if step.after == after)
+            trace.append(f"{label}: {_changes(before, after)}")
+            number = origin
         return trace[::-1]
 
     def _first_stuck(self) -> int | None:
@@ -124,6 +126,14 @@ class _Search(Generic[S]):
                     fresh.append(source)
         number = is_live.find(0)
         return None if number < 0 else number
+
+
+def _changes(before: Hashable, after: Hashable) -> str:
+    names: tuple[str, ...] = getattr(after, "_fields", ())
+    changes = [
+        f"{name}={getattr(after, name)!r}" for name in names if getattr(before, name) != getattr(after, name)
+    ]
+    return ", ".join(changes)
 
 
 @contextmanager

@@ -1,29 +1,20 @@
 """The life of one request as a transition system: design section 4, with the decisions of the product's workers.
 
 Broker: a ctl record is stored by compare-and-set on the last one, a tok only while its lease is the last one. Copies of
-publishes may be overtaken, lost or doubled. The answer to a publish comes with its processing, or is lost. Schedulers
-are what they may do: look at the log and offer a delivery to any worker, also to the one that runs the request already.
+publishes may be overtaken, lost or doubled. The answer to a publish comes with its processing, or is lost; a second one
+changes nothing, because answers are numbered. Schedulers are what they may do: look at the log and offer a
+delivery to any worker, also to the one that runs the request already, and to two at once.
 """
 
 from __future__ import annotations
 
 from schemas.output import Cause
 from tests.model.attempt import Attempts, Steps, ack
+from tests.model.closing import Closers
 from tests.model.explore import Step
-from tests.model.records import (
-    End,
-    Failed,
-    Handoff,
-    Lease,
-    Record,
-    Tok,
-    end_of,
-    ids_of,
-    last_ctl,
-    violation_of_last,
-)
+from tests.model.records import EMPTY, End, Failed, Handoff, Lease, Record, Tok
 from tests.model.scope import Mutation, Scope
-from tests.model.state import IDLE, Copy, Offer, State, Worker
+from tests.model.state import IDLE, Closer, Copy, Offer, State
 
 
 class Protocol:
@@ -33,19 +24,21 @@ class Protocol:
         self._scope = scope
         self._mutation = mutation
         self._attempts = Attempts(scope, mutation)
+        self._closers = Closers(mutation)
 
     @property
     def initial(self) -> State:
         """A request that was just accepted."""
         return State(
-            log=(),
+            log=EMPTY,
             message="queued",
             delivery=0,
             offers=(),
             workers=(IDLE,) * self._scope.workers,
             network=(),
-            canceller="waiting" if self._scope.is_cancelled else "over",
+            closers=tuple(Closer(kind) for kind in self._scope.closers),
             dead=(),
+            letters=0,
             budget=self._scope.budget,
         )
 
@@ -57,23 +50,27 @@ class Protocol:
     def violation(self, state: State) -> str | None:
         """Which of the design's invariants does not hold. Of the log only the last record is looked at: the others were
         when they were stored."""
-        log, end = state.log, end_of(state.log)
-        if log:
-            problem = violation_of_last(log)
-            if problem is not None:
-                return problem
-        if end is not None and end.status == "error" and not self._scope.is_poison:
-            return "I10: a healthy request ended as poison"
-        if end is None and state.message == "gone":
+        log, scope = state.log, self._scope
+        if log.violation is not None:
+            return log.violation
+        if state.message == "lost":
             return "I1/I2: the message is gone and there is no END"
-        if self._scope.is_poison and any(self._attempts.is_in_vain(log, worker) for worker in state.workers):
-            return "I10: an attempt runs although the log has all the strikes it may have"
+        if log.has_hole and log.end is None:
+            return "I4: a part of the output of a running request is lost"
+        if log.end is not None and log.end.reason == "poison":
+            if not scope.may_be_given_up:
+                return "I10: a healthy request ended as poison"
+            if not state.letters:
+                return "I10: a request ended as poison and no copy of it was kept"
+        if state.letters > 1:
+            return "I10: two copies of a poisoned request"
+        if scope.may_be_given_up and any(self._attempts.is_in_vain(state, one) for one in state.workers):
+            return "I10: an attempt runs although the log forbids it"
         return None
 
     def is_done(self, state: State) -> bool:
-        """END is stored, the message is gone and nobody is at work."""
-        is_idle = not state.offers and not any(worker.attempt for worker in state.workers)
-        return state.message == "gone" and end_of(state.log) is not None and is_idle
+        """The message is gone, which needs END, and nobody is at work."""
+        return state.message == "gone" and not state.offers and not any(one.attempt for one in state.workers)
 
     def _all_steps(self, state: State) -> Steps:
         yield from self._deliver(state)
@@ -86,8 +83,9 @@ class Protocol:
                 yield from self._accept(state, index)
         for copy in dict.fromkeys(state.network):
             yield from self._process(state, copy)
-        if isinstance(state.canceller, Copy) or state.canceller != "over":
-            yield from self._cancel(state)
+        if state.closers:
+            yield from self._closers.work(state)
+        yield from self._lose_or_keep(state)
 
     # REQUESTS and the schedulers.
 
@@ -96,34 +94,33 @@ class Protocol:
             yield from self._deliver_again(state)
         if state.message != "queued":
             return
-        attempt, seq = state.delivery + 1, last_ctl(state.log)
-        label = f"delivery {attempt}"
+        attempt, seq = state.delivery + 1, state.log.last_ctl
         delivered = state._replace(message="delivered")
-        if attempt > 1 and end_of(state.log) is not None and self._mutation != "a lease over END":
+        if attempt > 1 and state.log.end is not None and self._mutation != "a lease over END":
             if self._mutation == "END found at a delivery is not acknowledged":
-                yield Step(f"{label}: END is there", delivered)
+                yield Step("delivered: END is there", delivered)
             else:
-                yield from ack(delivered, f"{label}: END is there")
+                yield from ack(delivered, "delivered: END is there")
             return
-        offer = Offer(attempt, seq, self._cause(state, seq)) if attempt > 1 else Offer(1, 0, "first")
-        offered = delivered._replace(delivery=attempt, offers=(*state.offers, offer))
-        yield Step(f"{label}: offered after ctl {offer.ctl_seq}", offered)
+        offer = Offer(attempt, seq, self._cause(state)) if attempt > 1 else Offer(1, 0, "first")
+        yield Step("delivered", delivered._replace(delivery=attempt, offers=(*state.offers, offer)))
 
     def _deliver_again(self, state: State) -> Steps:
-        budget = state.budget
         busy = [worker for worker in state.workers if worker.attempt]
+        is_closing = any(closer.kind == "leader" for closer in state.closers)
         again = state._replace(message="queued")
-        if not busy and not state.offers:
+        if not busy and not state.offers and not is_closing:
             yield Step("nobody holds the delivery: it runs out", again)
-        elif busy and budget.redeliveries:
-            spent = again._replace(budget=budget.spend("redeliveries"))
-            yield Step("NAK, though a worker holds the delivery", spent, True)
-            cut_off = tuple(worker._replace(is_held=False) for worker in state.workers)
-            dead = (*state.dead, *(worker.nonce for worker in busy))
-            yield Step("cut off: the delivery runs out", spent._replace(workers=cut_off, dead=dead), True)
+        elif state.budget.redeliveries:
+            again = again.spend("redeliveries")
+            yield Step("NAK, or a paused holder: another delivery", again, True)
+            if busy:
+                cut_off = tuple(worker._replace(is_held=False) for worker in state.workers)
+                dead = (*state.dead, *(worker.nonce for worker in busy))
+                yield Step("cut off: another delivery", again._replace(workers=cut_off, dead=dead), True)
 
-    def _cause(self, state: State, seq: int) -> Cause:
-        match state.log[seq - 1] if seq else None:
+    def _cause(self, state: State) -> Cause:
+        match state.log.ctl:
             case Failed():
                 return "engine_error"
             case Handoff():
@@ -138,14 +135,14 @@ class Protocol:
         for offer in dict.fromkeys(state.offers):
             rest = tuple(other for other in state.offers if other is not offer)
             for label, after, is_fault in self._attempts.accept(state, index, offer):
-                yield Step(label, after._replace(offers=rest), is_fault)
+                taken = after.settled() if self._mutation == "a scheduler acks what a worker took" else after
+                yield Step(label, taken._replace(offers=rest), is_fault)
                 if budget.offers:
-                    twice = after._replace(budget=after.budget.spend("offers"))
-                    yield Step(f"{label}, and it is offered again", twice, True)
+                    yield Step("two workers take it", after.spend("offers"), True)
             if budget.losses:
-                yield Step(
-                    "an offer is lost", state._replace(offers=rest, budget=budget.spend("losses")), True
-                )
+                yield Step("an offer is lost", state._replace(offers=rest).spend("losses"), True)
+            if budget.expiries:
+                yield Step("a scheduler finds it too late", self._closers.expire(state, offer), True)
 
     # OUTPUT.
 
@@ -153,33 +150,25 @@ class Protocol:
         network = list(state.network)
         network.remove(copy)
         before = state._replace(network=tuple(network))
-        is_stored = self._is_stored(state, copy)
-        after = before._replace(log=(*state.log, copy.record)) if is_stored else before
-        what = f"{copy.record.kind} after {copy.expect} {'stored' if is_stored else 'refused'}"
-        waiting = [
-            index
-            for index, worker in enumerate(state.workers)
-            if worker.publish == copy and not worker.is_parked
-        ]
-        is_waited_for = bool(waiting) or state.canceller == copy
+        worker = next((index for index, one in enumerate(state.workers) if one.publish == copy), None)
+        closer = next((one for one in state.closers if one.publish == copy), None)
+        is_awaited = worker is not None or closer is not None
         if state.budget.losses:
-            spent = state.budget.spend("losses")
-            yield Step(f"{copy.record.kind} after {copy.expect} lost", before._replace(budget=spent), True)
-            if is_waited_for:
-                yield Step(f"{what}, the answer lost", after._replace(budget=spent), True)
-        if not is_waited_for:
-            yield Step(what, after)
-        elif not waiting:
-            yield Step(what, after._replace(canceller="ended" if is_stored else "waiting"))
-        elif is_stored:
-            for label, learnt, is_fault in self._attempts.stored(after, waiting[0], len(after.log)):
-                yield Step(f"{what}: {label}", learnt, is_fault)
+            yield Step("a publish is lost", before.spend("losses"), True)
+        is_stored = copy.expect == state.log.last_ctl or self._is_unchecked(copy.record)
+        after = before
+        if is_stored:
+            after = before._replace(log=state.log.then(copy.record))
+            if state.budget.losses and is_awaited:
+                yield Step(f"{copy.record.kind} stored, the answer lost", after.spend("losses"), True)
+        if worker is not None and is_stored:
+            yield from self._attempts.stored(after, worker, after.log.last_seq)
+        elif worker is not None:
+            yield from self._attempts.refused(after, worker)
+        elif closer is not None:
+            yield from self._closers.answered(after, closer, is_stored=is_stored)
         else:
-            parked = state.workers[waiting[0]]._replace(is_parked=True)
-            yield Step(what, after.with_worker(waiting[0], parked))
-
-    def _is_stored(self, state: State, copy: Copy) -> bool:
-        return copy.expect == last_ctl(state.log) or self._is_unchecked(copy.record)
+            yield Step(f"{copy.record.kind} {'stored' if is_stored else 'refused'}", after)
 
     def _is_unchecked(self, record: Record) -> bool:
         match record:
@@ -192,54 +181,60 @@ class Protocol:
             case _:
                 return False
 
-    # A canceller: END by CAS on the last ctl record, then the message is settled.
-
-    def _cancel(self, state: State) -> Steps:
-        canceller = state.canceller
-        yield Step("the canceller gives up", state._replace(canceller="over"))
-        if canceller == "waiting":
-            if self._mutation == "the message is settled before END on a cancel":
-                yield Step("the message is settled", state._replace(message="gone"))
-            if end_of(state.log) is not None:
-                return
-            carries_n = self._mutation == "the END of a canceller carries n"
-            end = End(0, len(ids_of(state.log)) if carries_n else None, (), "cancelled")
-            copy = Copy(last_ctl(state.log), end)
-            sent = state._replace(canceller=copy, network=(*state.network, copy))
-            yield Step(f"the canceller sends END after {copy.expect}", sent)
-        elif canceller == "ended":
-            yield Step("the message is settled", state._replace(canceller="over", message="gone"))
-        elif isinstance(canceller, Copy) and canceller not in state.network:
-            yield Step("the canceller sends END again", state._replace(network=(*state.network, canceller)))
+    def _lose_or_keep(self, state: State) -> Steps:
+        """The log may be lost at any time, and it ages out when its request has long been over: then nothing of it is
+        on its way, and nobody holds a delivery. Its publisher may send the request again before or after."""
+        log, budget = state.log, state.budget
+        if budget.wipes and log.visible:
+            restarts = self._mutation == "sequences repeat after a loss"
+            lost = log.without(len(log.visible), restarts=restarts)
+            yield Step("the log is lost", state._replace(log=lost).spend("wipes"), True)
+        if state.message == "gone" and budget.retries:
+            yield Step("sent again", state._replace(message="queued", delivery=0).spend("retries"), True)
+        is_over = state.message == "gone" and not state.network and not any(w.is_held for w in state.workers)
+        if budget.removals and (is_over or self._mutation == "records of a running request age out"):
+            for count in range(1, len(log.visible) + 1):
+                aged = state._replace(log=log.without(count))
+                yield Step("records age out", aged.spend("removals"), True)
 
     def _arrange(self, state: State) -> State:
-        """One state for all that differ in nothing that matters: workers and copies have no order, and a copy that can
-        only be refused and that nobody waits for does nothing."""
-        workers, network, dead = state.workers, state.network, state.dead
+        """One state for all that differ in nothing that matters: workers and copies have no order, a copy that can only
+        be refused and that nobody waits for does nothing, and neither does who can only find that all is over."""
+        workers, network, closers, dead = state.workers, state.network, state.closers, state.dead
         nonces = [worker.nonce for worker in workers]
         if nonces != sorted(nonces):
-            workers = tuple(sorted(workers, key=_nonce_of))
+            workers = tuple(sorted(workers, key=lambda worker: worker.nonce))
+        if closers and state.message == "gone" and not state.budget.retries:
+            closers = tuple([closer for closer in closers if closer.publish is not None])
+        if len(closers) > 1:
+            closers = tuple(sorted(closers, key=lambda closer: closer.kind))
         if network:
             network = self._alive(state)
         if dead:
             leases = {copy.record.nonce for copy in network}
-            if state.log:
-                leases.add(state.log[last_ctl(state.log) - 1].nonce)
+            if isinstance(state.log.ctl, Lease):
+                leases.add(state.log.ctl.nonce)
             dead = tuple(sorted(leases.intersection(dead)))
-        if workers is state.workers and network is state.network and dead is state.dead:
+        if (
+            workers is state.workers
+            and network is state.network
+            and closers is state.closers
+            and dead is state.dead
+        ):
             return state
-        return state._replace(workers=workers, network=network, dead=dead)
+        return state._replace(workers=workers, network=network, closers=closers, dead=dead)
 
     def _alive(self, state: State) -> tuple[Copy, ...]:
-        ctl = last_ctl(state.log)
-        awaited = [state.canceller, *(worker.publish for worker in state.workers if not worker.is_parked)]
+        ctl = state.log.last_ctl
+        awaited = [worker.publish for worker in state.workers]
+        awaited += [closer.publish for closer in state.closers]
         network = [
             copy
             for copy in state.network
             if copy.expect == ctl or copy in awaited or self._is_unchecked(copy.record)
         ]
-        return tuple(sorted(network, key=repr) if len(network) > 1 else network)
+        return tuple(sorted(network, key=_order) if len(network) > 1 else network)
 
 
-def _nonce_of(worker: Worker) -> int:
-    return worker.nonce
+def _order(copy: Copy) -> tuple[int, int, str]:
+    return copy.expect, copy.record.nonce, copy.record.kind

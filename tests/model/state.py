@@ -7,8 +7,11 @@ from typing import Literal, NamedTuple
 from schemas.output import Cause
 from tests.model.records import Log, Record
 
-Message = Literal["queued", "delivered", "gone"]
-Closing = Literal["", "failed", "handoff", "expired", "poison", "stopped"]
+Message = Literal["queued", "delivered", "gone", "lost"]
+"""Lost: it went while there was no END."""
+
+Closing = Literal["", "failed", "handoff", "expired", "poison", "dead", "stopped"]
+"""How an attempt ends, if not by its last token. Poison becomes dead when there is a dead letter of it."""
 
 
 class Budget(NamedTuple):
@@ -17,7 +20,7 @@ class Budget(NamedTuple):
     crashes: int = 0
     """Workers killed."""
     redeliveries: int = 0
-    """Deliveries while somebody still works on an earlier one: after a NAK, or when its holder was cut off."""
+    """Deliveries while somebody still has an earlier one: after a NAK, or when its holder was cut off or paused."""
     losses: int = 0
     """Publishes, PubAcks, acks or offers that are lost, and publishes that are sent twice although none was."""
     offers: int = 0
@@ -25,7 +28,13 @@ class Budget(NamedTuple):
     handoffs: int = 0
     """Planned restarts of a worker."""
     expiries: int = 0
-    """Times a worker finds that the request is too late."""
+    """Times a worker or a scheduler finds that the request is too late."""
+    wipes: int = 0
+    """Losses of the whole log."""
+    removals: int = 0
+    """Times records of a finished log are older than the stream keeps them."""
+    retries: int = 0
+    """Times the publisher sends the request again after its message has gone."""
 
     def spend(self, kind: str) -> Budget:
         """What is left after one of `kind`."""
@@ -61,21 +70,28 @@ class Worker(NamedTuple):
     logged: int = 0
     """Tokens that it knows to be in the log."""
     tokens: tuple[int, ...] | None = None
-    """All tokens: the log's and those made since. None: the engine has not been started."""
+    """All tokens: the log's and its own. None: the engine has not been started."""
     publish: Copy | None = None
     """The one publish in flight."""
-    is_parked: bool = False
-    """The publish was refused: the last ctl record is to be read."""
     closing: Closing = ""
-    """How the attempt ends, if not by its last token."""
 
 
 IDLE = Worker()
 
+CloserKind = Literal["canceller", "queue", "leader"]
+
+
+class Closer(NamedTuple):
+    """Somebody who ends the request and does not run it: a canceller, an edge whose client waited too long for a
+    worker, a scheduler that finds it too late. `publish` is its END in flight."""
+
+    kind: CloserKind
+    publish: Copy | None = None
+
 
 class State(NamedTuple):
-    """`delivery` counts deliveries of the message. `canceller` is a Copy while it waits for the answer to its END.
-    `dead`: nonces of workers that the scheduler takes for dead."""
+    """`delivery` counts deliveries of the message. `dead`: nonces of workers that the scheduler takes for dead.
+    `letters`: copies in DEAD."""
 
     log: Log
     message: Message
@@ -83,11 +99,21 @@ class State(NamedTuple):
     offers: tuple[Offer, ...]
     workers: tuple[Worker, ...]
     network: tuple[Copy, ...]
-    canceller: Literal["waiting", "ended", "over"] | Copy
+    closers: tuple[Closer, ...]
     dead: tuple[int, ...]
+    letters: int
     budget: Budget
 
     def with_worker(self, index: int, worker: Worker) -> State:
         """With another worker in one place."""
         workers = self.workers
         return self._replace(workers=(*workers[:index], worker, *workers[index + 1 :]))
+
+    def spend(self, kind: str) -> State:
+        """With one fault of `kind` less to come."""
+        return self._replace(budget=self.budget.spend(kind))
+
+    def settled(self) -> State:
+        """The message is acknowledged or deleted. That of a request without END is lost by it."""
+        is_lost = self.log.end is None and self.message != "gone"
+        return self._replace(message="lost" if is_lost else "gone")
