@@ -1,0 +1,85 @@
+"""An engine that stands still loses its work; one that only takes long keeps it."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+
+from bench.system import System
+from bench.transcript import MODEL, assert_whole, client, expected, stream
+from tests.acceptance.conftest import StartSystem
+from tests.acceptance.tap import assert_clean
+
+HEALTHY = 6
+HEALTHY_TOKENS = 200
+
+
+def hang(system: System, prompt: str, at_token: int) -> tuple[str, openai.APIError]:
+    """Streams a request that makes every engine hang: the text it got, and the error that ended it."""
+    pieces: list[str] = []
+    with client(system.url) as official, pytest.raises(openai.APIError) as ended:
+        chunks = official.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": prompt}],
+            max_tokens=20,
+            stream=True,
+            extra_body={"penstock_fault": {"hang_at_token": at_token}},
+        )
+        pieces.extend(chunk.choices[0].delta.content or "" for chunk in chunks)
+    return "".join(pieces), ended.value
+
+
+@pytest.mark.timeout(120)
+def test_a_hung_engine_loses_its_work_and_its_neighbours_go_on_unharmed(
+    start_system: StartSystem, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = start_system(workers=2, itl_ms=10, ttft_ms=5, step_s_max=1)
+    workers_before = {process.id for process in system.processes("worker")}
+    started = time.monotonic()
+    with ThreadPoolExecutor(HEALTHY + 1) as pool:
+        neighbours = [
+            pool.submit(stream, system.url, f"neighbour {n}", HEALTHY_TOKENS) for n in range(HEALTHY)
+        ]
+        hung = pool.submit(hang, system, "hang", 3)
+        text, error = hung.result(60)
+        ended_s = time.monotonic() - started
+        for number, neighbour in enumerate(neighbours):
+            assert_whole(neighbour.result(60), f"neighbour {number}", HEALTHY_TOKENS)
+    assert text == expected("hang", 3)
+    assert error.code == "poison"
+    workers_after = {process.id for process in system.processes("worker")}
+    assert workers_after != workers_before, "a worker whose engine hangs is started again"
+    system.wait_ready("worker", 2)
+    logs = assert_clean(system.nats_url, [])
+    (poison,) = [log for log in logs.values() if log.status == "error"]
+    with capsys.disabled():
+        print(f"\nhung engine: ended after {ended_s:.1f} s, attempts of the culprit {poison.causes}")
+    assert {log.status for log in logs.values() if log is not poison} == {"ok"}
+    assert {log.strikes for log in logs.values() if log is not poison} == {0}
+
+
+@pytest.mark.parametrize(
+    ("slow", "prompt", "wait_s"),
+    [
+        pytest.param({"ttft_ms": 3000, "step_s_max": 1}, "compiles", 3, id="a first compile, short"),
+        pytest.param({"prefill_tps": 100, "step_s_max": 1}, "word " * 300, 3, id="a long prefill, short"),
+        pytest.param({"ttft_ms": 16_000}, "compiles", 16, id="16 s compile", marks=pytest.mark.slow),
+        pytest.param({"prefill_tps": 100}, "word " * 1600, 16, id="16 s prefill", marks=pytest.mark.slow),
+    ],
+)
+def test_a_long_wait_for_the_first_token_is_not_taken_for_a_hang(
+    slow: dict[str, Any], prompt: str, wait_s: float, start_system: StartSystem
+) -> None:
+    system = start_system(workers=1, itl_ms=5, **slow)
+    workers_before = [process.id for process in system.processes("worker")]
+    started = time.monotonic()
+    transcript = stream(system.url, prompt, 20)
+    assert_whole(transcript, prompt, 20)
+    assert time.monotonic() - started > wait_s
+    assert [process.id for process in system.processes("worker")] == workers_before
+    log = assert_clean(system.nats_url, [transcript.rid])[transcript.rid]
+    assert log.causes == ["first"]
