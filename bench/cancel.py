@@ -1,7 +1,7 @@
 """How long a request that nobody reads any more keeps its slot: `python -m bench.cancel`.
 
-One client at a time streams a long answer and closes its connection in mid-stream. The clock runs from that close to the
-worker's pull that offers the slot again: the edge has noticed, END(cancelled) is stored, the worker has let go.
+One client at a time streams a long answer and closes its connection in mid-stream. The clock runs from that close to
+the worker's pull that offers the slot again: the edge has noticed, END(cancelled) is stored, the worker has let go.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import httpx
 import openai
 from openai import OpenAI
 
@@ -29,13 +28,11 @@ class Load:
     `retries`: how often the official client repeats a request by itself; `fresh`: each request on a new connection.
     """
 
-    def __init__(
-        self, url: str, *, clients: int, tokens: int, retries: int = 0, fresh: bool = False
-    ) -> None:
+    def __init__(self, url: str, *, clients: int, tokens: int, retries: int = 0, fresh: bool = False) -> None:
         self._url = url
         self._tokens = tokens
         self._retries = retries
-        self._idle_connections_max = 0 if fresh else 1
+        self._headers = {"connection": "close"} if fresh else None
         self._stopping = threading.Event()
         self.outcomes: list[Outcome] = []
         self._pool = ThreadPoolExecutor(clients)
@@ -55,12 +52,12 @@ class Load:
         return Counter(outcome.kind for outcome in self.outcomes)
 
     def _one_client(self, number: int) -> None:
-        limits = httpx.Limits(max_keepalive_connections=self._idle_connections_max)
         client = OpenAI(
             base_url=f"{self._url}/v1",
             api_key="unused",
             max_retries=self._retries,
-            http_client=httpx.Client(limits=limits, timeout=60),
+            timeout=60,
+            default_headers=self._headers,
         )
         with client:
             turn = 0
@@ -88,7 +85,7 @@ class Load:
             return f"{error.status_code} {error.code}", rid
         except openai.APIConnectionError as error:
             return f"connection: {error.__cause__!r}", rid
-        except (openai.APIError, httpx.HTTPError) as error:
+        except openai.APIError as error:
             return f"stream: {error!r}", rid
         if finish_reason != "length":
             return "stream: ended without a word", rid

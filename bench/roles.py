@@ -1,4 +1,4 @@
-"""Single processes that run next to `penstock up`, each started with settings of its own, and signals for any of them."""
+"""Single processes next to `penstock up`, each started with settings of its own, and pauses for any of them."""
 
 from __future__ import annotations
 

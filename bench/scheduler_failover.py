@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from bench.result_file import seconds, write_result
@@ -48,15 +50,14 @@ def kill_leaders(system: System, kills: int) -> list[float]:
     failovers = []
     for kill in range(kills):
         with ThreadPoolExecutor(1) as pool:
-            flows: list[str] = []
-            running = pool.submit(
-                stream, system.url, f"before {kill}", TOKENS, lambda rid, _, flows=flows: flows.append(rid)
-            )
-            system.wait_until(lambda flows=flows: flows, "a stream flows")
+            flows = threading.Event()
+            prompt = f"before {kill}"
+            running = pool.submit(stream, system.url, prompt, TOKENS, partial(_set, flows))
+            system.wait_until(flows.is_set, "a stream flows")
             leader = leader_of(system)
             system.kill(leader)
             failovers.append(first_token_s(system, f"after {kill}"))
-            assert_whole(running.result(RESULT_TIMEOUT_S), f"before {kill}", TOKENS)
+            assert_whole(running.result(RESULT_TIMEOUT_S), prompt, TOKENS)
         system.wait_replaced(leader)
     return failovers
 
@@ -65,7 +66,9 @@ def first_token_s(system: System, prompt: str) -> float:
     """Seconds from now to the first text of a new request, which is then read to its exact end."""
     started = time.monotonic()
     first: list[float] = []
-    transcript = stream(system.url, prompt, 20, lambda _rid, _pieces: first.append(time.monotonic() - started))
+    transcript = stream(
+        system.url, prompt, 20, lambda _rid, _pieces: first.append(time.monotonic() - started)
+    )
     assert_whole(transcript, prompt, 20)
     return first[0]
 
@@ -81,6 +84,10 @@ def leader_of(system: System) -> Process:
 
     system.wait_until(look, "a scheduler leads")
     return found[0]
+
+
+def _set(event: threading.Event, _rid: str, _pieces: int) -> None:
+    event.set()
 
 
 async def _key_owner(nats_url: str) -> str | None:

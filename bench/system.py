@@ -57,7 +57,9 @@ class System:
                 start_new_session=True,
             )
         if beside is not None:
-            self.wait_until(lambda: self.processes("broker") and self.state()["processes"][0]["ready"], "broker")
+            self.wait_until(
+                lambda: self.processes("broker") and self.state()["processes"][0]["ready"], "broker"
+            )
             beside(self.nats_url)
         self.wait_until(
             lambda: self.state() and all(p.ready for p in self.processes()), "everything is ready"
@@ -104,7 +106,6 @@ class System:
 
     def wait_replaced(self, gone: Process) -> None:
         """Until another process has taken the place of `gone` and serves."""
-
 
         def is_replaced() -> bool:
             others = [p for p in self.processes(gone.role) if p.pid != gone.pid]

@@ -23,6 +23,7 @@ _log = get_logger("scheduler")
 
 
 
+
 async def serve(context: RoleContext) -> None:
     """Runs a scheduler until it is told to stop, then hands leadership over at once."""
     settings = context.settings

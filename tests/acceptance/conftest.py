@@ -17,9 +17,9 @@ def start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSyst
     """Starts a system with the given settings; all are stopped, in order and without an error, at the end."""
     started: list[System] = []
 
-    def start(**settings: object) -> System:
+    def start(beside: Callable[[str], object] | None = None, **settings: object) -> System:
         store: Path = tmp_path_factory.mktemp("store")
-        started.append(System(store, **settings))
+        started.append(System(store, beside=beside, **settings))
         return started[-1]
 
     yield start

@@ -57,7 +57,9 @@ async def _read_output(nats_url: str) -> list[Stored]:
         count = (await js.stream_info("OUTPUT")).state.messages
         if not count:
             return []
-        subscription = await js.subscribe(subjects.OUTPUT_ALL, ordered_consumer=True, deliver_policy=DeliverPolicy.ALL)
+        subscription = await js.subscribe(
+            subjects.OUTPUT_ALL, ordered_consumer=True, deliver_policy=DeliverPolicy.ALL
+        )
         records: list[Stored] = []
         async with asyncio.timeout(READ_TIMEOUT_S):
             async for message in subscription.messages:

@@ -22,6 +22,7 @@ from tests.acceptance.tap import assert_clean
 
 ITL_MS = 20
 NEWCOMERS = 4
+REFUSALS = ["503 broker_away", "503 outcome_unknown"]
 
 
 @pytest.fixture
@@ -33,19 +34,18 @@ def own_broker(tmp_path: Path) -> Iterator[Broker]:
 
 
 def newcomer(system: System, prompt: str) -> str:
-    """A new request: "whole", or the code of a 503 that says when to come again."""
+    """What becomes of a new request: "whole", or status and code of its error."""
     try:
         assert_whole(stream(system.url, prompt, 20), prompt, 20)
     except openai.APIStatusError as error:
-        assert error.status_code == 503, error
-        assert float(error.response.headers["retry-after"]) > 0
-        return str(error.code)
+        comes_again = "retry-after" in error.response.headers
+        return f"{error.status_code} {error.code}{'' if comes_again else ' without Retry-After'}"
     return "whole"
 
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize(
-    ("gap_s", "publish_timeout_s"), [(2.5, 1.0), pytest.param(5.0, 5.0, marks=pytest.mark.slow)]
+    ("gap_s", "publish_timeout_s"), [(1.5, 0.5), pytest.param(5.0, 5.0, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("how", ["killed", "paused"])
 def test_running_streams_go_on_and_new_ones_wait_or_are_told_to_come_again(
@@ -76,10 +76,12 @@ def test_running_streams_go_on_and_new_ones_wait_or_are_told_to_come_again(
     assert_whole(stream(system.url, "afterwards", 20), "afterwards", 20)
     with capsys.disabled():
         silence_s = max(transcript.stall_s for transcript in transcripts)
-        print(f"\nbroker {how} for {gap_s:g} s: longest silence {silence_s:.1f} s, newcomers {dict(outcomes)}")
-    assert set(outcomes) <= {"whole", "broker_away", "outcome_unknown"}
+        print(
+            f"\nbroker {how} for {gap_s:g} s: longest silence {silence_s:.1f} s, newcomers {dict(outcomes)}"
+        )
+    assert set(outcomes) <= {"whole", *REFUSALS}
     if publish_timeout_s < gap_s:
-        assert outcomes["broker_away"] + outcomes["outcome_unknown"] == NEWCOMERS, "they are not held for ever"
+        assert sum(outcomes[refusal] for refusal in REFUSALS) >= NEWCOMERS, "they are not held for ever"
     logs = assert_clean(system.nats_url, streams.rids)
     assert {logs[rid].status for rid in streams.rids} == {"ok"}
     assert {log.status for log in logs.values()} <= {"ok", "cancelled"}, "an unknown outcome is cancelled"

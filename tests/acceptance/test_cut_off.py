@@ -21,7 +21,7 @@ ITL_MS = 20
 STREAMS = 16
 STALL_S = 0.5
 PATIENT = {"ack_wait_s": 10, "worker_silent_s": 3}
-IMPATIENT = {"ack_wait_s": 2, "worker_silent_s": 1, "leader_ttl_s": 1, "leader_interval_s": 0.2}
+IMPATIENT = {"ack_wait_s": 1.5, "worker_silent_s": 0.8, "leader_ttl_s": 1, "leader_interval_s": 0.2}
 """Every clock that a cut starts runs out in it, also when it is short."""
 
 
@@ -60,7 +60,7 @@ def stack() -> Iterator[ExitStack]:
 @pytest.mark.parametrize("near", [0, 1], ids=["the only worker", "one of two"])
 @pytest.mark.parametrize(
     ("cut_s", "settings"),
-    [(4.0, IMPATIENT), pytest.param(20.0, PATIENT, marks=pytest.mark.slow)],
+    [(2.5, IMPATIENT), pytest.param(20.0, PATIENT, marks=pytest.mark.slow)],
     ids=["short", "20 s"],
 )
 def test_a_worker_cut_off_and_back_doubles_nothing_and_loses_nothing(
@@ -72,7 +72,7 @@ def test_a_worker_cut_off_and_back_doubles_nothing_and_loses_nothing(
     settings: dict[str, float],
 ) -> None:
     parts = CutOff(start_system, stack, tmp_path, near, settings)
-    tokens = int((cut_s + 4) * 1000 / ITL_MS)
+    tokens = int((cut_s + 1) * 1000 / ITL_MS)
     streams = Streams(parts.system, "cut", count=STREAMS, tokens=tokens)
     parts.cut_for(cut_s)
     after = stream(parts.system.url, "after the cut", 20)

@@ -21,7 +21,7 @@ HEALTHY_TOKENS = 200
 def hang(system: System, prompt: str, at_token: int) -> tuple[str, openai.APIError]:
     """Streams a request that makes every engine hang: the text it got, and the error that ended it."""
     pieces: list[str] = []
-    with client(system.url) as official, pytest.raises(openai.APIError) as ended:
+    with client(system.url) as official:
         chunks = official.chat.completions.create(
             model=MODEL,
             messages=[{"role": "user", "content": prompt}],
@@ -29,7 +29,8 @@ def hang(system: System, prompt: str, at_token: int) -> tuple[str, openai.APIErr
             stream=True,
             extra_body={"penstock_fault": {"hang_at_token": at_token}},
         )
-        pieces.extend(chunk.choices[0].delta.content or "" for chunk in chunks)
+        with pytest.raises(openai.APIError) as ended:
+            pieces.extend(chunk.choices[0].delta.content or "" for chunk in chunks)
     return "".join(pieces), ended.value
 
 
@@ -37,7 +38,7 @@ def hang(system: System, prompt: str, at_token: int) -> tuple[str, openai.APIErr
 def test_a_hung_engine_loses_its_work_and_its_neighbours_go_on_unharmed(
     start_system: StartSystem, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    system = start_system(workers=2, itl_ms=10, ttft_ms=5, step_s_max=1)
+    system = start_system(workers=2, itl_ms=10, ttft_ms=5, step_s_max=0.8)
     workers_before = {process.id for process in system.processes("worker")}
     started = time.monotonic()
     with ThreadPoolExecutor(HEALTHY + 1) as pool:
@@ -65,8 +66,8 @@ def test_a_hung_engine_loses_its_work_and_its_neighbours_go_on_unharmed(
 @pytest.mark.parametrize(
     ("slow", "prompt", "wait_s"),
     [
-        pytest.param({"ttft_ms": 3000, "step_s_max": 1}, "compiles", 3, id="a first compile, short"),
-        pytest.param({"prefill_tps": 100, "step_s_max": 1}, "word " * 300, 3, id="a long prefill, short"),
+        pytest.param({"ttft_ms": 1600, "step_s_max": 0.8}, "compiles", 1.6, id="a first compile, short"),
+        pytest.param({"prefill_tps": 100, "step_s_max": 0.8}, "word " * 160, 1.6, id="a long prefill, short"),
         pytest.param({"ttft_ms": 16_000}, "compiles", 16, id="16 s compile", marks=pytest.mark.slow),
         pytest.param({"prefill_tps": 100}, "word " * 1600, 16, id="16 s prefill", marks=pytest.mark.slow),
     ],

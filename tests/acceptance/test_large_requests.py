@@ -36,7 +36,9 @@ def small_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     config = json.loads(broker_config(load_settings({}), port, free_port(), folder))
     path = folder / "nats-server.conf"
     path.write_text(json.dumps({**config, "max_payload": SMALL_PAYLOAD_BYTES}))
-    server = subprocess.Popen(tethered([find_nats_server(), "--config", str(path)]), stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        tethered([find_nats_server(), "--config", str(path)]), stderr=subprocess.DEVNULL
+    )
     yield f"nats://127.0.0.1:{port}"
     server.terminate()
     assert server.wait(10) == 0

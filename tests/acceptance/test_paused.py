@@ -1,4 +1,4 @@
-"""SIGSTOP of the leading scheduler, of an edge, of a worker, and SIGCONT when what they hold has been given to others."""
+"""SIGSTOP of the leader, of an edge, of a worker, and SIGCONT when what they hold has been given to others."""
 
 from __future__ import annotations
 
@@ -18,23 +18,21 @@ ITL_MS = 20
 SLOTS = 12
 STREAMS = 20
 WAITING = 8
-"""Both workers' slots are less than all of them, so that the leader holds deliveries; and more than the streams, so that
-some of a paused worker's requests go on elsewhere while the others wait for it."""
+"""Both workers' slots are less than all of them, so that the leader holds deliveries; and more than the streams, so
+that some of a paused worker's requests go on elsewhere while the others wait for it."""
 
-IMPATIENT = {"ack_wait_s": 2, "worker_silent_s": 1, "leader_ttl_s": 1, "leader_interval_s": 0.2}
+IMPATIENT = {"ack_wait_s": 1.5, "worker_silent_s": 0.8, "leader_ttl_s": 1, "leader_interval_s": 0.2}
 
 
 @pytest.fixture(
     scope="module",
-    params=[("short", 4.0, IMPATIENT), pytest.param(("15 s", 15.0, {}), marks=pytest.mark.slow)],
+    params=[("short", 2.5, IMPATIENT), pytest.param(("15 s", 15.0, {}), marks=pytest.mark.slow)],
     ids=lambda param: param[0],
 )
 def pause(request: pytest.FixtureRequest, start_system: StartSystem) -> tuple[System, float]:
     """The system, and how long its processes are paused: longer than every clock that gives up on them."""
     _, pause_s, settings = request.param
-    system = start_system(
-        edges=2, schedulers=2, workers=2, slots=SLOTS, itl_ms=ITL_MS, ttft_ms=5, **settings
-    )
+    system = start_system(edges=2, schedulers=2, workers=2, slots=SLOTS, itl_ms=ITL_MS, ttft_ms=5, **settings)
     return system, pause_s
 
 
@@ -49,7 +47,9 @@ def stop_and_continue(system: System, process: Process, pause_s: float) -> list[
     transcripts = streams.assert_all_whole() + waiting.assert_all_whole()
     after = stream(system.url, "after the pause", 20)
     assert_whole(after, "after the pause", 20)
-    print(f"{process.role} paused for {pause_s:g} s: longest silence {max(t.stall_s for t in transcripts):.1f} s")
+    print(
+        f"{process.role} paused for {pause_s:g} s: longest silence {max(t.stall_s for t in transcripts):.1f} s"
+    )
     return [*streams.rids, *waiting.rids, after.rid]
 
 

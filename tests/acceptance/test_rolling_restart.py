@@ -23,12 +23,15 @@ def restart_all(system: System, load: Load) -> list[str]:
     """SIGTERM to each process, the next one once its successor serves and requests have been answered since."""
     restarted = []
     for process in [process for process in system.processes() if process.role != "broker"]:
-        whole_before = load.whole
         system.terminate(process)
         system.wait_replaced(process)
-        system.wait_until(lambda n=whole_before: load.whole > n + 4, "requests are answered again")
+        wait_for_answers(system, load, load.whole + 4)
         restarted.append(process.name)
     return restarted
+
+
+def wait_for_answers(system: System, load: Load, count: int) -> None:
+    system.wait_until(lambda: load.whole >= count, "requests are answered")
 
 
 @pytest.mark.timeout(180)
@@ -45,7 +48,7 @@ def test_no_request_fails_while_everything_is_restarted(
     system: System, clients: int, rounds: int, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     load = Load(system.url, clients=clients, tokens=TOKENS, **options)
-    system.wait_until(lambda: load.whole >= clients, "every client had an answer")
+    wait_for_answers(system, load, clients)
     restarted = [name for _ in range(rounds) for name in restart_all(system, load)]
     counts = load.stop()
     with capsys.disabled():

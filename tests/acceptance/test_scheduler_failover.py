@@ -9,7 +9,7 @@ from bench.scheduler_failover import kill_leaders
 from tests.acceptance.conftest import StartSystem
 from tests.acceptance.tap import assert_clean
 
-KILLS = 2
+KILLS = 1
 FAILOVER_MAX_S = 8.0
 """The leader's key lives for 3 s; the standby then needs to hear the workers. Far above: a shared machine."""
 
