@@ -40,25 +40,26 @@ def stream(
     pieces: list[str] = []
     finish_reason, usage, rid = None, 0, ""
     stall_s, before = 0.0, None
-    chunks = client(url).chat.completions.create(
-        model=MODEL,
-        messages=[{"role": "user", "content": prompt}],
-        max_tokens=tokens,
-        stream=True,
-        stream_options={"include_usage": True},
-    )
-    for chunk in chunks:
-        rid = chunk.id.removeprefix("chatcmpl-")
-        if chunk.usage:
-            usage = chunk.usage.completion_tokens
-        for choice in chunk.choices:
-            finish_reason = choice.finish_reason or finish_reason
-            if choice.delta.content:
-                now = time.monotonic()
-                stall_s = max(stall_s, now - (before or now))
-                before = now
-                pieces.append(choice.delta.content)
-                on_piece(rid, len(pieces))
+    with client(url) as official:
+        chunks = official.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": prompt}],
+            max_tokens=tokens,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        for chunk in chunks:
+            rid = chunk.id.removeprefix("chatcmpl-")
+            if chunk.usage:
+                usage = chunk.usage.completion_tokens
+            for choice in chunk.choices:
+                finish_reason = choice.finish_reason or finish_reason
+                if choice.delta.content:
+                    now = time.monotonic()
+                    stall_s = max(stall_s, now - (before or now))
+                    before = now
+                    pieces.append(choice.delta.content)
+                    on_piece(rid, len(pieces))
     return Transcript("".join(pieces), finish_reason, usage, rid, stall_s)
 
 

@@ -16,6 +16,7 @@ from tests.acceptance.conftest import StartSystem
 from tests.acceptance.tap import assert_clean, stream_messages
 
 CHAT = "/v1/chat/completions"
+REQUESTS = 2000
 TOKENS = 12
 CLIENTS = 16
 SETTLE_TIMEOUT_S = 20.0
@@ -114,18 +115,18 @@ def settled(system: System) -> Footprint:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("requests", [200, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_second_load_leaves_everything_as_the_first_left_it(
-    requests: int, start_system: StartSystem, capsys: pytest.CaptureFixture[str]
+    start_system: StartSystem, capsys: pytest.CaptureFixture[str]
 ) -> None:
     system = start_system(itl_ms=1, ttft_ms=1, **SHORT_LIVED)
     run_load(system, "warm up", 100)
-    run_load(system, "first", requests)
+    run_load(system, "first", REQUESTS)
     first = settled(system)
-    run_load(system, "second", requests)
+    run_load(system, "second", REQUESTS)
     second = settled(system)
     with capsys.disabled():
-        print(f"\nafter {requests} requests  {first}\nafter {requests} more  {second}")
+        print(f"\nafter {REQUESTS} requests  {first}\nafter {REQUESTS} more  {second}")
     assert second.streams == first.streams
     assert second.consumers == first.consumers
     assert second.connections == first.connections

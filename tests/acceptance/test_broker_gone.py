@@ -47,7 +47,7 @@ def newcomer(system: System, prompt: str) -> str:
 @pytest.mark.parametrize(
     ("gap_s", "publish_timeout_s"), [(1.5, 0.5), pytest.param(5.0, 5.0, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("how", ["killed", "paused"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("paused", marks=pytest.mark.slow)])
 def test_running_streams_go_on_and_new_ones_wait_or_are_told_to_come_again(
     how: str,
     gap_s: float,

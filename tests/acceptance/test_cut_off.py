@@ -57,11 +57,14 @@ def stack() -> Iterator[ExitStack]:
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("near", [0, 1], ids=["the only worker", "one of two"])
 @pytest.mark.parametrize(
-    ("cut_s", "settings"),
-    [(2.5, IMPATIENT), pytest.param(20.0, PATIENT, marks=pytest.mark.slow)],
-    ids=["short", "20 s"],
+    ("near", "cut_s", "settings"),
+    [
+        pytest.param(1, 2.5, IMPATIENT, id="one of two, short"),
+        pytest.param(0, 2.5, IMPATIENT, id="the only worker, short", marks=pytest.mark.slow),
+        pytest.param(1, 20.0, PATIENT, id="one of two, 20 s", marks=pytest.mark.slow),
+        pytest.param(0, 20.0, PATIENT, id="the only worker, 20 s", marks=pytest.mark.slow),
+    ],
 )
 def test_a_worker_cut_off_and_back_doubles_nothing_and_loses_nothing(
     start_system: StartSystem,

@@ -76,6 +76,7 @@ def test_a_paused_worker(pause: tuple[System, float]) -> None:
     check(system, rids)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_paused_edge(pause: tuple[System, float]) -> None:
     """Its own clients wait and then get the rest; those of the other edge notice nothing."""

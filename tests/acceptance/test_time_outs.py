@@ -14,7 +14,7 @@ from tests.acceptance.conftest import StartSystem
 from tests.acceptance.tap import assert_clean, output_logs
 
 QUEUE_TIMEOUT_S = 1.0
-REQUEST_TIMEOUT_S = 4.0
+REQUEST_TIMEOUT_S = 2.5
 ITL_MS = 20
 
 

@@ -9,7 +9,7 @@ from tests.acceptance.conftest import StartSystem
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("workers", [2, 1])
 def test_the_stream_goes_on(
     workers: int, kills: int, start_system: StartSystem, capsys: pytest.CaptureFixture[str]
