@@ -22,8 +22,6 @@ START_PAUSE_S = 0.5
 _log = get_logger("scheduler")
 
 
-
-
 async def serve(context: RoleContext) -> None:
     """Runs a scheduler until it is told to stop, then hands leadership over at once."""
     settings = context.settings
