@@ -11,9 +11,10 @@ import msgspec
 from chaos.loop import NOBODY, PROCESS
 from chaos.network import Line, Pipe
 from chaos.processes import Process
+from edge.dialects import CHAT, COMPLETION, Dialect
 from edge.registry import LEADER_SILENT_S
 from edge.server import LAST_WORDS_S
-from edge.service import CHAT, COMPLETION, Dialect, Edge
+from edge.service import Edge
 from infra.bus import Bus
 from infra.lifecycle import RoleContext
 
@@ -39,7 +40,7 @@ async def serve(context: RoleContext) -> None:
     door = Door(edge, process)
     edge.when_ready(context.ready)
     await context.stop.wait()
-    edge.draining = True
+    edge.drain()
     door.is_open = False
     cutter = asyncio.get_running_loop().call_later(settings.drain_timeout_s - last_words_s, edge.cut_off)
     await door.drained(settings.drain_timeout_s - last_words_s / 2)
@@ -90,7 +91,7 @@ class Door:
         process = self._process
         try:
             # More endpoints: choose here what the exchange asks for.
-            response = self.edge.generate(DIALECTS[exchange.dialect], exchange.body, exchange.headers)
+            response = await self.edge.generate(DIALECTS[exchange.dialect], exchange.body, exchange.headers)
             await response({"type": "http"}, connection.receive, connection.send)
         except Exception as error:  # noqa: BLE001  # an HTTP server logs it and goes on: here it is a finding
             process.machine.world.surprised(f"{process.id} raised {type(error).__name__}: {error}")

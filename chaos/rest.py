@@ -56,13 +56,13 @@ def holdings(process: Process) -> dict[str, int]:
                 held["answers awaited"] = len(part._waiting)
             case Core():
                 held["held requests"] = part.held
-                held["offers"] = len(part._requests._offers)
+                held["offers"] = len(part._requests.dispatcher._offers)
             case WorkerCore():
                 held["attempts"] = len(part._attempts)
             case Simulator():
                 held["engine runs"] = part.load().running
             case Door():
-                held["open answers"] = len(part.edge._answers)
-                held["cancels"] = len(part.edge._canceller._tasks)
+                held["open answers"] = len(part.edge._desk.audience.answers)
+                held["closes"] = len(part.edge._closer._tasks)
                 held["connections"] = len(part._tasks)
     return held

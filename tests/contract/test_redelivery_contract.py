@@ -8,7 +8,8 @@ import time
 import pytest
 
 from infra.bus import Reply
-from infra.jetstream import SERVICE_UNAVAILABLE, Consumer, Delivered, JetStream
+from infra.consumers import Consumer, Delivered
+from infra.jetstream import SERVICE_UNAVAILABLE, JetStream
 from infra.wire import status_of
 from schemas import subjects
 from schemas.errors import BrokerAway, BrokerRefused

@@ -11,7 +11,8 @@ from typing import Any
 
 from infra.broker import Broker
 from infra.bus import Bus
-from infra.jetstream import Delivered, JetStream
+from infra.consumers import Delivered
+from infra.jetstream import JetStream
 from infra.output_log import OutputLog
 from infra.wire import encode_headers
 from schemas import dispatch, streams, subjects

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from edge.errors import Problem
+from edge.lookup import Found
 from edge.publisher import Publisher
 from edge.relay import Output, Relay
 from infra.bus import Bus
 from schemas import subjects
 from schemas.output import Tok
 from tests.sim.flaws import replaced
-from workers import attempt
+from workers import run
 from workers.engines.base import EngineRequest
 from workers.service import WorkerService
 
@@ -36,7 +37,7 @@ def an_attempt_begins_from_nothing() -> Iterator[None]:
     def without_prefix(*fields: Any) -> EngineRequest:
         return EngineRequest(*fields[:4])
 
-    with replaced((attempt, "EngineRequest", without_prefix)):
+    with replaced((run, "EngineRequest", without_prefix)):
         yield
 
 
@@ -45,7 +46,7 @@ def refused_and_stored() -> Iterator[None]:
     """I9: a client is told to try again later although its request is in the queue."""
     publish = Publisher.publish
 
-    async def refuse(self: Publisher, *arguments: Any) -> Problem | None:
+    async def refuse(self: Publisher, *arguments: Any) -> Problem | Found | None:
         return await publish(self, *arguments) or Problem("queue_full", "the queue is full: try again later")
 
     with replaced((Publisher, "publish", refuse)):
