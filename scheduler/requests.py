@@ -264,7 +264,6 @@ class Requests:
             # does: what is older than the connection or the consumer is as good as delivered before.
             self._read(held)
         else:
-            self._set_expiry(held)
             self._queue(held)
 
     def _read(self, held: Held) -> None:
@@ -277,6 +276,8 @@ class Requests:
 
     def _queue(self, held: Held) -> None:
         """Sends a request on its way to a worker: to the one that runs it already, else it waits for its turn."""
+        # Only here: what is still being read cannot be closed yet, and a time-out that is due would ring for nothing.
+        self._set_expiry(held)
         if held.expires_at <= self._turn.now:
             self._close_expired(held)
             return
@@ -334,7 +335,6 @@ class Requests:
         held.ctl_seq = 0 if entry is None else entry.seq
         held.cause = self._cause(held, entry)
         held.strikes = 0
-        self._set_expiry(held)
 
     def _set_expiry(self, held: Held) -> None:
         """A request that once had a lease has been taken by a worker: only its whole time counts from then on."""

@@ -13,7 +13,7 @@ from typing import Any
 from chaos.broker import consumer as broker_consumer
 from edge import service as edge_service
 from infra import jetstream
-from scheduler import core, fleet, window
+from scheduler import fetching, fleet, window
 from scheduler.fleet import Fleet
 from scheduler.requests import Requests
 from schemas import streams, subjects
@@ -166,7 +166,7 @@ def progress_by_the_clock() -> Iterator[None]:
 @contextmanager
 def leases_without_a_condition() -> Iterator[None]:
     """F10: whoever gets a batch runs it, as from a second queue: nothing is read, no lease expects anything."""
-    with replaced((service, "expect_headers", lambda _: b"")):
+    with replaced((service, "expect_headers", lambda *_: b"")):
         yield
 
 
@@ -180,7 +180,7 @@ def tokens_without_a_fence() -> Iterator[None]:
 @contextmanager
 def long_fetches() -> Iterator[None]:
     """F11: a scheduler's fetches stay open for a minute, so that a stopped one swallows what they bring."""
-    with replaced((core, "FETCH_EXPIRES_S", 60.0), (window, "FETCH_EXPIRES_S", 60.0)):
+    with replaced((fetching, "FETCH_EXPIRES_S", 60.0), (window, "FETCH_EXPIRES_S", 60.0)):
         yield
 
 
