@@ -11,7 +11,7 @@ DEMO_STORE := .penstock/demo
 DEMO_START_S := 30
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-chaos test-slow test-integration benchmark check fmt venv clean
+.PHONY: help run demo test test-unit test-acceptance test-chaos test-slow test-integration benchmark check fmt venv clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,8 +28,19 @@ demo: $(VENV)/.installed ## start everything on free ports, stream one answer, s
 	done; \
 	$(BIN)/penstock chat --store $(DEMO_STORE) --max-tokens 48 "Tell me about rivers"
 
-test: $(VENV)/.installed-dev ## all tests: unit, contract, integration, acceptance, tidy; not the slow ones
+test: $(VENV)/.installed-dev ## all tests but the slow ones, three groups side by side: most of them wait most of the time
+ifeq ($(ARGS),)
+	+@$(MAKE) --no-print-directory -j3 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
+	  test-unit test-integration test-acceptance
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
+
+test-unit: $(VENV)/.installed-dev ## the pure parts, the exhaustive model, a thousand simulated worlds, tidiness
+	$(BIN)/python -m pytest tests/unit tests/model tests/sim tests/test_tidy.py $(ARGS)
+
+test-acceptance: $(VENV)/.installed-dev ## whole systems and real clients; not the slow ones
+	$(BIN)/python -m pytest tests/acceptance $(ARGS)
 
 test-slow: $(VENV)/.installed-dev ## the acceptance tests that take long: 20 s cuts, 15 s pauses, full-size load
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -45,6 +56,7 @@ benchmark: $(VENV)/.installed-dev ## the measurements of the README; writes benc
 	$(BIN)/python -m bench.worker_kill --kills 200 --out bench/results/worker_kill.json
 	$(BIN)/python -m bench.scheduler_failover --out bench/results/scheduler_failover.json
 	$(BIN)/python -m bench.cancel --out bench/results/cancel.json
+	$(BIN)/python -m bench.resume --out bench/results/resume.json
 
 check: $(VENV)/.installed-dev ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from typing import NamedTuple
 
 import httpx
 
+from bench.result_file import seconds, write_result
 from bench.system import System
 from bench.transcript import MODEL, expected
 
@@ -40,15 +39,8 @@ def main() -> None:
             samples_s = [resume_once(system.url, number) for number in range(arguments.resumes)]
         finally:
             system.stop()
-    ordered = sorted(samples_s)
-    p50, p99 = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
-    print(
-        f"{len(ordered)} resumes: first event p50 {p50 * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms, "
-        f"max {ordered[-1] * 1e3:.1f} ms"
-    )
-    if arguments.out:
-        machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()}
-        arguments.out.write_text(json.dumps({"machine": machine, "first_event_s": samples_s}) + "\n")
+    print(f"{len(samples_s)} resumes: first event after {seconds(samples_s)}")
+    write_result(arguments.out, first_event_s=samples_s)
 
 
 def resume_once(url: str, number: int) -> float:

@@ -25,7 +25,7 @@ from infra.jetstream import JetStream
 from infra.settings import Settings
 from infra.wire import header_value
 from schemas import subjects
-from schemas.errors import BrokerAway
+from schemas.errors import BrokerAway, StreamFull
 from schemas.ids import RequestId, TenantKey, is_request_id
 from schemas.log import Entry
 from schemas.requests import View
@@ -104,6 +104,10 @@ class RequestsApi:
                 last = await self._closer.close(tenant, RequestId(rid), ends.CANCELLED)
             except BrokerAway:
                 return ProblemResponse(_away())
+            except StreamFull:
+                return ProblemResponse(
+                    Problem("output_full", "there is no room for the end of the request now")
+                )
             found = replace(found, ctl=last)
         return await self._page(tenant, RequestId(rid), found)
 

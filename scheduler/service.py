@@ -10,6 +10,7 @@ from functools import partial
 from math import inf
 from typing import assert_never
 
+from infra import clock
 from infra.consumers import Consumer, Delivered
 from infra.jetstream import SERVICE_UNAVAILABLE, JetStream
 from infra.lifecycle import RoleContext
@@ -37,8 +38,6 @@ RESTORE_PAUSE_S = 0.5
 HAND_OVER_S = 1.0
 """A stopping leader waits this long for what is under way; it is several offer time-outs and a few round trips."""
 
-# Linux's monotonic clock stops in a suspended machine, the broker's does not: what is held must look as old as it is.
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 _log = get_logger("scheduler")
 
@@ -58,7 +57,9 @@ class SchedulerService:
         self._ensure_streams = ensure
         self._core = Core(context.id, limits)
         self._calls = BrokerCalls(js, self._handle)
-        self._leadership = Leadership(context, js, clock=_now, handle=self._on_leadership, rearm=self._arm)
+        self._leadership = Leadership(
+            context, js, clock=clock.now, handle=self._on_leadership, rearm=self._arm
+        )
         self._waiting: deque[events.Event] = deque()
         self._handling = False
         self._closed = False
@@ -82,8 +83,8 @@ class SchedulerService:
     async def hand_over(self) -> None:
         """Gives up leadership and everything held; returns when that is done or has taken too long."""
         self._leadership.stop()
-        until = _now() + HAND_OVER_S
-        while (self._leadership.busy or self._core.held) and _now() < until:
+        until = clock.now() + HAND_OVER_S
+        while (self._leadership.busy or self._core.held) and clock.now() < until:
             await asyncio.sleep(0.005)
 
     def close(self) -> None:
@@ -101,7 +102,7 @@ class SchedulerService:
             return
         self._handling = True
         while self._waiting:
-            for action in self._core.handle(self._waiting.popleft(), _now()):
+            for action in self._core.handle(self._waiting.popleft(), clock.now()):
                 self._act(action)
         self._handling = False
         self._arm()
@@ -329,13 +330,9 @@ class SchedulerService:
                 return
             self._timer.cancel()
         self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - _now()), self._on_timer)
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - clock.now()), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         self._handle(events.Tick())
         self._leadership.tick()
-
-
-def _now() -> float:
-    return time.clock_gettime(_CLOCK)
