@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,6 +16,9 @@ from chaos.loop import NOBODY, PROCESS
 from chaos.network import Line
 from chaos.processes import Machine, Process
 from edge.admission import CLASS_HEADER
+from edge.ends import CLIENT_GONE
+from edge.position import LAST_EVENT_ID
+from edge.wishes import ON_DISCONNECT_HEADER
 from infra import wire
 from infra.bus import Bus
 from infra.jetstream import FULL, JetStream
@@ -69,16 +73,23 @@ class Wish:
     streams: bool
     leave_after_s: float | None = None
     read_every_s: float = 0.0
+    on_disconnect: str | None = None
+    """What its going means for the request; None: it does not say."""
+    comes_back: tuple[tuple[float, int], ...] = ()
+    """After how long, and at which edge, it reads on each time that its stream is cut."""
 
 
 @dataclass
 class Reader:
-    """One client of an edge: asks once, and checks everything it is told. `violated` gets what it must not see."""
+    """One client: asks `edges[edge]` once, reads on at others, and checks everything it is told. `violated` gets what
+    it must not see, `count` what was exercised."""
 
     wish: Wish
-    edge: Machine
+    edges: list[Machine]
+    edge: int
     violated: Violated
     tell: Callable[[str, str], None]
+    count: Counter[str]
     text: str = ""
     error: _ErrorBody | None = None
     is_done: bool = False
@@ -86,11 +97,16 @@ class Reader:
     asked_at: float = 0.0
     took_s: float | None = None
     """From the question to the end of the answer, whichever it is."""
+    told_rid: str | None = None
+    is_away: bool = False
+    """Whether it will come back."""
+    gave_up: bool = False
     reference: Reference = field(init=False)
     exchange: Exchange = field(init=False)
 
     def __post_init__(self) -> None:
         self.reference = Reference(self.wish.body)
+        self._visits = list(self.wish.comes_back)
 
     @property
     def who(self) -> str:
@@ -100,7 +116,12 @@ class Reader:
     @property
     def rid(self) -> str | None:
         """The name its request got, as far as it was told."""
-        return self.exchange.answer_headers.get("x-request-id")
+        return self.told_rid or self.exchange.answer_headers.get("x-request-id")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it expects nothing more."""
+        return self.exchange.ending is not None and not self.is_away
 
     @property
     def reason(self) -> str | None:
@@ -111,18 +132,21 @@ class Reader:
 
     def ask(self, line: Line) -> None:
         """Sends the request."""
+        headers = {"x-request-id": self.who, CLASS_HEADER: self.wish.klass}
+        if self.wish.on_disconnect is not None:
+            headers[ON_DISCONNECT_HEADER] = self.wish.on_disconnect
         self.exchange = Exchange(
             line,
             self.wish.dialect,
             self.wish.body,
-            {"x-request-id": self.who, CLASS_HEADER: self.wish.klass},
+            headers,
             read_every_s=self.wish.read_every_s,
             on_event=self._on_event,
             on_end=self._on_end,
         )
         self.asked_at = line.loop.time()
-        self.tell(self.who, f"asks {self.edge.name}: {self.wish.body.decode()}")
-        self.exchange.ask(Door.of(self.edge.process))
+        self.tell(self.who, f"asks {self.edges[self.edge].name}: {self.wish.body.decode()}")
+        self.exchange.ask(Door.of(self.edges[self.edge].process))
         if self.wish.leave_after_s is not None:
             line.loop.call_later(self.wish.leave_after_s, self._leave, context=NOBODY)
 
@@ -140,6 +164,9 @@ class Reader:
         said = None if log is None or log.end is None else log.end.reason
         if self.reason in SAID_BY_END and said != self.reason and not was_lost:
             self.violated("I6", f"{self.who} was told {self.reason}, the END of {rid} says {said}")
+        why = "" if log is None or log.end is None else log.end.message
+        if self.wish.on_disconnect == "detach" and why == CLIENT_GONE.message:
+            self.violated("I1", f"{rid} was cancelled as {self.who} left, who had detached from it")
         if self.reason in ("internal", "not_continuable"):
             self.violated("I1", f"{self.who} got {self.error}")
         if self.is_done and self.error is None:
@@ -147,6 +174,48 @@ class Reader:
                 self.violated("I6", f"{self.who} got {self.text!r} whole, it is {self.reference.text!r}")
             if not was_lost and (log is None or log.end is None or log.end.status != "ok"):
                 self.violated("I6", f"{self.who} got a good end of {rid} that is not stored")
+
+    def _come_back(self, edge: int) -> None:
+        """Reads on after the last event it got."""
+        rid = self.told_rid
+        assert rid is not None, "who does not know the request's name cannot come back"
+        self.is_away = False
+        self.error, self.is_done = None, False
+        at = f"{self.last_at[0]}-{self.last_at[1]}"
+        has_read = self.last_at[0] >= 0
+        self.exchange = Exchange(
+            self.exchange.line,
+            self.wish.dialect,
+            b"",
+            {LAST_EVENT_ID: at} if has_read else {},
+            verb="stream",
+            rid=rid,
+            read_every_s=self.wish.read_every_s,
+            on_event=self._on_event,
+            on_end=self._on_end,
+        )
+        self.tell(self.who, f"comes back to {self.edges[edge].name} for {rid} after {at}")
+        self.count["came back"] += 1
+        self.exchange.ask(Door.of(self.edges[edge].process))
+
+    def _goes_away(self) -> bool:
+        """Whether its stream was cut, and it will come back for the rest."""
+        exchange = self.exchange
+        is_turned_away = exchange.verb == "stream" and (
+            exchange.status != 200 or exchange.ending == "refused"
+        )
+        is_sent_away = exchange.streams and self.reason == "draining"
+        is_cut = exchange.ending in ("broken", "left") and not self.is_done and self.error is None
+        self.told_rid = self.rid
+        if not (is_cut or is_sent_away or is_turned_away) or self.rid is None or not self.wish.streams:
+            return False
+        if not self._visits:
+            self.gave_up = is_turned_away
+            return False
+        after_s, edge = self._visits.pop(0)
+        self.is_away = True
+        exchange.line.loop.call_later(after_s, self._come_back, edge, context=NOBODY)
+        return True
 
     def _leave(self) -> None:
         if self.exchange.ending is None:
@@ -174,6 +243,11 @@ class Reader:
     def _on_end(self) -> None:
         exchange = self.exchange
         self.took_s = exchange.line.loop.time() - self.asked_at
+        if self._goes_away() or self.gave_up:
+            self.tell(self.who, f"{exchange.ending} {exchange.status} {self.rid} {bytes(exchange.answer)!r}")
+            return
+        if exchange.verb == "stream" and exchange.ending == "complete":
+            self.count[f"came back: {self.reason or 'ok'}"] += 1
         if exchange.ending == "complete" and not exchange.streams:
             whole = _chunk.decode(bytes(exchange.answer))
             self.error = whole.error

@@ -7,6 +7,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, Literal
 
 import msgspec
+from starlette.responses import Response
 
 from chaos.loop import NOBODY, PROCESS
 from chaos.network import Line, Pipe
@@ -17,6 +18,7 @@ from edge.server import LAST_WORDS_S
 from edge.service import Edge
 from infra.bus import Bus
 from infra.lifecycle import RoleContext
+from schemas.ids import ANONYMOUS
 
 DIALECTS: dict[str, Dialect] = {"chat": CHAT, "completion": COMPLETION}
 
@@ -87,11 +89,21 @@ class Door:
             for task in late:
                 task.cancel()
 
+    async def _answer(self, exchange: Exchange) -> Response:
+        """More endpoints: choose here what the exchange asks for."""
+        edge = self.edge
+        match exchange.verb:
+            case "generate":
+                return await edge.generate(DIALECTS[exchange.dialect], exchange.body, exchange.headers)
+            case "stream":
+                return await edge.requests.stream(ANONYMOUS, exchange.rid, exchange.headers, {})
+            case "cancel":
+                return await edge.requests.cancel(ANONYMOUS, exchange.rid)
+
     async def _serve(self, exchange: Exchange, connection: Connection) -> None:
         process = self._process
         try:
-            # More endpoints: choose here what the exchange asks for.
-            response = await self.edge.generate(DIALECTS[exchange.dialect], exchange.body, exchange.headers)
+            response = await self._answer(exchange)
             await response({"type": "http"}, connection.receive, connection.send)
         except Exception as error:  # noqa: BLE001  # an HTTP server logs it and goes on: here it is a finding
             process.machine.world.surprised(f"{process.id} raised {type(error).__name__}: {error}")
@@ -160,6 +172,9 @@ class Connection:
                 waiter.set_result(None)
 
 
+Verb = Literal["generate", "stream", "cancel"]
+"""POST of a generation, GET of the stream of a request, DELETE of a request."""
+
 Ending = Literal["complete", "broken", "refused", "left"]
 """Everything came; the connection closed before that; there was nobody to connect to; the client went away."""
 
@@ -174,6 +189,7 @@ class Event(msgspec.Struct, frozen=True):
 class Exchange:
     """One HTTP request of a client, and everything that came back.
 
+    `rid`: of the request that a verb other than "generate" is about.
     `read_every_s` > 0: the client takes one message, then pauses. `on_event` gets each server-sent event, `on_end` is
     called once.
     """
@@ -185,11 +201,15 @@ class Exchange:
         body: bytes,
         headers: dict[str, str],
         *,
+        verb: Verb = "generate",
+        rid: str = "",
         read_every_s: float = 0.0,
         on_event: Callable[[Event], None],
         on_end: Callable[[], None],
     ) -> None:
         self.line = line
+        self.verb: Verb = verb
+        self.rid = rid
         self.dialect = dialect
         self.body = body
         self.headers = headers

@@ -155,7 +155,7 @@ def _command(rng: Random, shape: Shape, number: int, seed: int) -> tuple[str, di
         }
         return "publish", letter
     body["stream"] = streams = rng.random() < 0.7
-    wish = {
+    wish: dict[str, Any] = {
         "number": number,
         "klass": klass,
         "edge": rng.randrange(shape.edges),
@@ -165,6 +165,15 @@ def _command(rng: Random, shape: Shape, number: int, seed: int) -> tuple[str, di
         "read_every_s": rng.choice((0.05, 0.3)) if rng.random() < 0.15 else 0.0,
         "body": msgspec.json.encode(body).decode(),
     }
+    wish["on_disconnect"] = None
+    wish["comes_back"] = []
+    if streams and rng.random() < 0.4:
+        # The request goes on without its client, who comes back for the rest.
+        wish["on_disconnect"] = rng.choice(("detach", "grace=5", "grace=0.3"))
+        if rng.random() < 0.5:
+            wish["leave_after_s"] = rng.uniform(0.0, 1.5)
+        visits = rng.choice((1, 2, 4))
+        wish["comes_back"] = [(rng.uniform(0.0, 1.5), rng.randrange(shape.edges)) for _ in range(visits)]
     return "ask", wish
 
 

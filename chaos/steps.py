@@ -27,8 +27,11 @@ def ask(world: World, what: What) -> None:
         streams=what["streams"],
         leave_after_s=what["leave_after_s"],
         read_every_s=what["read_every_s"],
+        on_disconnect=what["on_disconnect"],
+        comes_back=tuple(what["comes_back"]),
     )
-    reader = Reader(wish, world.machines[f"edge-{what['edge']}"], world.violated, world.tell)
+    edges = [machine for machine in world.machines.values() if machine.role == "edge"]
+    reader = Reader(wish, edges, what["edge"], world.violated, world.tell, world.count)
     world.readers.append(reader)
     reader.ask(Line(world.loop, world.randomness))
 

@@ -306,7 +306,7 @@ class World:
     def _left(self) -> list[str]:
         """What is still to come: requests in the queue, answers, confirmations."""
         queued = [message.subject for message in self.broker.messages(REQUESTS)]
-        reading = [reader.who for reader in self.readers if reader.exchange.ending is None]
+        reading = [reader.who for reader in self.readers if not reader.is_over]
         sending = sum(not task.done() for task in self.sending)
         return queued + reading + (["letters"] if sending else [])
 
@@ -321,6 +321,8 @@ class World:
                 self.violated("I1", f"{rid} was confirmed and is unknown")
         for reader in self.readers:
             outcome = reader.exchange.ending
+            if reader.gave_up:
+                outcome = "broken"
             self.count[f"client {outcome if outcome != 'complete' else reader.reason or 'ok'}"] += 1
 
     def _bury(self) -> None:
