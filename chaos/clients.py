@@ -90,6 +90,8 @@ class Reader:
     violated: Violated
     tell: Callable[[str, str], None]
     count: Counter[str]
+    was_lost: Callable[[str], bool]
+    """Whether the broker has lost the log of a rid: one begun anew has its records, and so its ids, elsewhere."""
     text: str = ""
     error: _ErrorBody | None = None
     is_done: bool = False
@@ -199,7 +201,7 @@ class Reader:
         self.exchange.ask(Door.of(self.edges[edge].process))
 
     def _goes_away(self) -> bool:
-        """Whether its stream was cut, and it will come back for the rest."""
+        """Whether its stream was cut: it will come back for the rest, or was turned away too often."""
         exchange = self.exchange
         is_turned_away = exchange.verb == "stream" and (
             exchange.status != 200 or exchange.ending == "refused"
@@ -211,7 +213,7 @@ class Reader:
             return False
         if not self._visits:
             self.gave_up = is_turned_away
-            return False
+            return is_turned_away
         after_s, edge = self._visits.pop(0)
         self.is_away = True
         exchange.line.loop.call_later(after_s, self._come_back, edge, context=NOBODY)
@@ -223,6 +225,8 @@ class Reader:
             self.exchange.leave()
 
     def _on_event(self, event: Event) -> None:
+        if self.gave_up:
+            return
         if event.data == b"[DONE]":
             self.is_done = True
             return
@@ -237,13 +241,17 @@ class Reader:
         self.last_at = event.at or self.last_at
         for choice in chunk.choices:
             self.text += choice.delta.content + choice.text
-        if not self.reference.text.startswith(self.text):
+        is_right = self.reference.text.startswith(self.text)
+        if not is_right and self.exchange.verb == "stream" and self.was_lost(self.exchange.rid):
+            self.count["came back to another log"] += 1
+            self.gave_up = True
+        elif not is_right:
             self.violated("I6", f"{self.who} has {self.text!r}, right is {self.reference.text!r}")
 
     def _on_end(self) -> None:
         exchange = self.exchange
         self.took_s = exchange.line.loop.time() - self.asked_at
-        if self._goes_away() or self.gave_up:
+        if self.gave_up or self._goes_away():
             self.tell(self.who, f"{exchange.ending} {exchange.status} {self.rid} {bytes(exchange.answer)!r}")
             return
         if exchange.verb == "stream" and exchange.ending == "complete":

@@ -31,7 +31,12 @@ def ask(world: World, what: What) -> None:
         comes_back=tuple(what["comes_back"]),
     )
     edges = [machine for machine in world.machines.values() if machine.role == "edge"]
-    reader = Reader(wish, edges, what["edge"], world.violated, world.tell, world.count)
+
+    def was_lost(rid: str) -> bool:
+        log = world.ledger.log_of(rid)
+        return log is not None and log.was_lost
+
+    reader = Reader(wish, edges, what["edge"], world.violated, world.tell, world.count, was_lost)
     world.readers.append(reader)
     reader.ask(Line(world.loop, world.randomness))
 
