@@ -42,7 +42,7 @@ test-unit: $(VENV)/.installed-dev ## the pure parts, the exhaustive model, a tho
 test-acceptance: $(VENV)/.installed-dev ## whole systems and real clients; not the slow ones
 	$(BIN)/python -m pytest tests/acceptance $(ARGS)
 
-test-slow: $(VENV)/.installed-dev ## the acceptance tests that take long: 20 s cuts, 15 s pauses, full-size load
+test-slow: $(VENV)/.installed-dev ## the tests that take long: 20 s cuts, 15 s pauses, full-size load
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-integration: $(VENV)/.installed-dev ## only the tests against a real broker

@@ -319,6 +319,7 @@ async def test_a_consumer_that_was_deleted_is_made_at_once(system: System) -> No
     await until_depth(system, 1)
 
 
+@pytest.mark.slow
 async def test_a_consumer_that_is_stuck_is_made_anew(system: System, tmp_path: Path) -> None:
     await system.scheduler("s1")
     worker = await system.worker("w1")
