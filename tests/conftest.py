@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,5 +22,13 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Broker
     """A real embedded broker on free ports with a store of its own: `.url`, `.monitor_url`, `.pid`."""
     store_dir = tmp_path_factory.mktemp("broker")
     settings = load_settings({"store_dir": store_dir, "broker_port": 0, "broker_monitor_port": 0})
+    with embedded.Broker(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[embedded.Broker]:
+    """Like `broker`, for one test alone: it may be stopped, killed or filled."""
+    settings = load_settings({"store_dir": tmp_path, "broker_port": 0, "broker_monitor_port": 0})
     with embedded.Broker(settings) as running:
         yield running

@@ -6,8 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -43,13 +42,6 @@ async def worlds(broker: Broker) -> AsyncIterator[tuple[World, World]]:
         edge_at(settings, backend, "edge-b") as second,
     ):
         yield first, second
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    settings = load_settings({"store_dir": tmp_path, "broker_port": 0, "broker_monitor_port": 0})
-    with Broker(settings) as running:
-        yield running
 
 
 async def ask(

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,6 @@ CHAT = "/v1/chat/completions"
 async def world(broker: Broker) -> AsyncIterator[World]:
     async with edge_on(load_settings({"nats_url": broker.url, "publish_timeout_s": 1.5})) as world:
         yield world
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    settings = load_settings({"store_dir": tmp_path, "broker_port": 0, "broker_monitor_port": 0})
-    with Broker(settings) as running:
-        yield running
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -7,8 +7,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -45,13 +44,6 @@ async def worlds(broker: Broker) -> AsyncIterator[tuple[World, World]]:
         edge_at(settings, backend, "edge-b") as second,
     ):
         yield first, second
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    settings = load_settings({"store_dir": tmp_path, "broker_port": 0, "broker_monitor_port": 0})
-    with Broker(settings) as running:
-        yield running
 
 
 async def runs_on(attempt: Attempt, backend: Backend) -> None:

@@ -6,9 +6,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -23,7 +22,6 @@ from infra.broker import Broker, is_healthy
 from infra.bus import Bus
 from infra.jetstream import JetStream, expect_headers
 from infra.output_log import OutputLog
-from infra.settings import load_settings
 from schemas import subjects
 from schemas.dispatch import ModelCard
 from schemas.ids import ANONYMOUS, RequestId, fingerprint, request_id
@@ -121,13 +119,6 @@ def lease(body: bytes = b"{}") -> Lease:
 
 def short_window(spec: StreamSpec) -> StreamSpec:
     return StreamSpec(spec.name, {**spec.config, "duplicate_window": int(WINDOW_S * NS_PER_S)})
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    settings = load_settings({"store_dir": tmp_path, "broker_port": 0, "broker_monitor_port": 0})
-    with Broker(settings) as running:
-        yield running
 
 
 @dataclass
