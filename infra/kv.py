@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from infra import wire
 from infra.bus import Subscription
-from infra.jetstream import WRONG_LAST, JetStream, PubAck, Stored, expect_headers
+from infra.jetstream import IN_PROCESS, WRONG_LAST, JetStream, PubAck, Stored, expect_headers
 from schemas import subjects
-from schemas.errors import BrokerRefused
+from schemas.errors import BrokerAway, BrokerRefused
 from schemas.streams import bucket_stream
 
 _DELETED = wire.encode_headers({"KV-Operation": "DEL"})[:-2]
@@ -19,7 +19,7 @@ _DELETED = wire.encode_headers({"KV-Operation": "DEL"})[:-2]
 
 
 class KeyValue:
-    """One bucket. Every call raises BrokerAway when the broker does not answer."""
+    """One bucket. Every call raises BrokerAway when the broker does not answer, or cannot say yet who was faster."""
 
     def __init__(self, js: JetStream, bucket: str) -> None:
         self._js = js
@@ -84,6 +84,8 @@ class KeyValue:
 
 
 def _revision(ack: PubAck) -> int:
+    if ack.err_code == IN_PROCESS:
+        raise BrokerAway("a replicated bucket still works on another update of this key")
     if not ack.stored:
         raise BrokerRefused(f"a key was not stored: {ack.description} ({ack.err_code})")
     return ack.seq
