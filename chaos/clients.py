@@ -18,7 +18,7 @@ from chaos.processes import Machine, Process
 from edge.admission import CLASS_HEADER
 from edge.ends import CLIENT_GONE
 from edge.position import LAST_EVENT_ID
-from edge.wishes import ON_DISCONNECT_HEADER
+from edge.wishes import KEY_HEADER, ON_DISCONNECT_HEADER
 from infra import wire
 from infra.bus import Bus
 from infra.jetstream import FULL, JetStream
@@ -75,6 +75,8 @@ class Wish:
     read_every_s: float = 0.0
     on_disconnect: str | None = None
     """What its going means for the request; None: it does not say."""
+    key: str | None = None
+    """Its idempotency key. Others may have the same one, with the same body."""
     comes_back: tuple[tuple[float, int], ...] = ()
     """After how long, and at which edge, it reads on each time that its stream is cut."""
 
@@ -137,6 +139,8 @@ class Reader:
         headers = {"x-request-id": self.who, CLASS_HEADER: self.wish.klass}
         if self.wish.on_disconnect is not None:
             headers[ON_DISCONNECT_HEADER] = self.wish.on_disconnect
+        if self.wish.key is not None:
+            headers[KEY_HEADER] = self.wish.key
         self.exchange = Exchange(
             line,
             self.wish.dialect,
@@ -156,7 +160,10 @@ class Reader:
         """What its answer, now that it is over, must have to do with what is stored."""
         rid = self.rid
         log = None if rid is None else ledger.log_of(rid)
-        if self.reason in NEVER_RUN and log is not None:
+        if self.reason == "idempotency_mismatch":
+            self.violated("I9", f"{self.who} was told that its key stands for another body")
+        # What one was refused with a key, another may have got queued.
+        if self.reason in NEVER_RUN and log is not None and self.wish.key is None:
             self.violated("I9", f"{self.who} was refused with {self.reason}, but {rid} was queued")
         if self.reason == "queue_timeout" and log is not None and log.leases:
             self.violated("I9", f"{self.who} was told that no worker took {rid}, but one did")

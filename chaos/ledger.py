@@ -32,6 +32,7 @@ class Reference:
     """The one right output of a body."""
 
     def __init__(self, body: bytes) -> None:
+        self.body = body
         self.faults = Faults()
         self.tokens_max = 0
         self.text = ""

@@ -79,6 +79,9 @@ def plan_of(seed: int) -> Plan:
         for at in asked_at
         if rng.random() < 0.1
     ]
+    for at in asked_at:
+        if rng.random() < 0.15:
+            drawn.append((at + rng.uniform(0.0, 1.0), "cancel", _cancel(rng, shape)))
     for _ in range(rng.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 10))):
         # Most of what can go wrong goes wrong only while something runs.
         near = rng.choice(asked_at) + rng.uniform(-0.05, 0.5)
@@ -174,7 +177,18 @@ def _command(rng: Random, shape: Shape, number: int, seed: int) -> tuple[str, di
             wish["leave_after_s"] = rng.uniform(0.0, 1.5)
         visits = rng.choice((1, 2, 4))
         wish["comes_back"] = [(rng.uniform(0.0, 1.5), rng.randrange(shape.edges)) for _ in range(visits)]
+    if rng.random() < 0.2:
+        wish["key"] = f"order-{number}"
+        pauses_s = [rng.choice((0.0, 0.001, rng.uniform(0.0, 4.0))) for _ in range(rng.choice((1, 1, 2, 3)))]
+        wish["again"] = [(pause_s, rng.randrange(shape.edges)) for pause_s in pauses_s]
     return "ask", wish
+
+
+def _cancel(rng: Random, shape: Shape) -> dict[str, Any]:
+    what: dict[str, Any] = {"edge": rng.randrange(shape.edges), "nth": rng.choice((0, 0, 0, 1, 2))}
+    if rng.random() < 0.5:
+        what["on"] = rng.choice(MOMENTS)
+    return what
 
 
 def _engine_fault(rng: Random, tokens: int) -> dict[str, Any]:

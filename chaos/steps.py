@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from chaos.cancels import Canceller
 from chaos.clients import Letter, NatsClient, Reader, Wish
 from chaos.network import Line
 from chaos.plan import LETTER_MODEL
@@ -19,6 +20,10 @@ What = dict[str, Any]
 
 def ask(world: World, what: What) -> None:
     """A client asks an edge."""
+    for after_s, edge in what.get("again", ()):
+        # As somebody does who has not got an answer, or does not know that there was one.
+        world.count["asked again"] += 1
+        world.later(after_s, ask, world, what | {"again": (), "edge": edge, "leave_after_s": None})
     wish = Wish(
         number=what["number"],
         klass=what["klass"],
@@ -27,8 +32,9 @@ def ask(world: World, what: What) -> None:
         streams=what["streams"],
         leave_after_s=what["leave_after_s"],
         read_every_s=what["read_every_s"],
-        on_disconnect=what["on_disconnect"],
-        comes_back=tuple(what["comes_back"]),
+        on_disconnect=what.get("on_disconnect"),
+        key=what.get("key"),
+        comes_back=tuple(what.get("comes_back", ())),
     )
     edges = [machine for machine in world.machines.values() if machine.role == "edge"]
 
@@ -39,6 +45,17 @@ def ask(world: World, what: What) -> None:
     reader = Reader(wish, edges, what["edge"], world.violated, world.tell, world.count, was_lost)
     world.readers.append(reader)
     reader.ask(Line(world.loop, world.randomness))
+
+
+def cancel(world: World, what: What) -> None:
+    """Somebody cancels one of the newest requests that are in the queue, or were."""
+    logs = list(world.ledger.logs.values())[::-1]
+    if logs:
+        edge = world.machines[f"edge-{what['edge']}"]
+        log = logs[what["nth"] % len(logs)]
+        canceller = Canceller(log, edge, world.ledger, world.violated, world.tell, world.count)
+        world.cancellers.append(canceller)
+        canceller.ask(Line(world.loop, world.randomness))
 
 
 def publish(world: World, what: What) -> None:
@@ -169,7 +186,7 @@ def _chance(world: World, name: str, what: What) -> None:
 
 Do = Callable[["World", What], None]
 
-COMMANDS: dict[str, Do] = {"ask": ask, "publish": publish, "drain": drain}
+COMMANDS: dict[str, Do] = {"ask": ask, "cancel": cancel, "publish": publish, "drain": drain}
 
 FAULTS: dict[str, Do] = {
     "crash": crash,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from chaos import http, steps
 from chaos.broker import FakeBroker
+from chaos.cancels import Canceller
 from chaos.clients import NatsClient, Reader
 from chaos.ledger import Ledger
 from chaos.loop import NOBODY, VirtualLoop
@@ -80,6 +81,7 @@ class World:
         self.lives: dict[str, Process] = {}
         """Every process that was ever started here, by its id."""
         self.readers: list[Reader] = []
+        self.cancellers: list[Canceller] = []
         self.sending: list[asyncio.Task[None]] = []
         self.weather = Weather(self.randomness, self.count)
         self.broker = FakeBroker(
@@ -233,6 +235,7 @@ class World:
         for reader in self.readers:
             reader.check(self.ledger)
         self._check_ends()
+        self._check_keys()
         if not await self._comes_true(lambda: not baseline.excess(), REST_S):
             self.violated("I12", f"not at rest after {REST_S:g} s: {baseline.excess()}")
         self.tell("world", "is at rest")
@@ -308,6 +311,7 @@ class World:
         queued = [message.subject for message in self.broker.messages(REQUESTS)]
         reading = [reader.who for reader in self.readers if not reader.is_over]
         sending = sum(not task.done() for task in self.sending)
+        reading += [f"cancel {one.rid}" for one in self.cancellers if one.exchange.ending is None]
         return queued + reading + (["letters"] if sending else [])
 
     def _check_ends(self) -> None:
@@ -324,6 +328,21 @@ class World:
             if reader.gave_up:
                 outcome = "broken"
             self.count[f"client {outcome if outcome != 'complete' else reader.reason or 'ok'}"] += 1
+
+    def _check_keys(self) -> None:
+        """A key has one run that ends well; no two keys have the same body."""
+        keys = {reader.wish.body: reader.wish.key for reader in self.readers if reader.wish.key is not None}
+        runs: dict[bytes, list[str]] = {body: [] for body in keys}
+        for log in self.ledger.logs.values():
+            if log.end is not None and log.end.status == "ok" and log.reference.body in runs:
+                runs[log.reference.body].append(log.name[1])
+        was_lost = any(log.was_lost for log in self.ledger.logs.values())
+        for body, rids in runs.items():
+            self.count[f"runs of a key that ended well: {len(rids)}"] += 1
+            if len(rids) > 1 and not was_lost:
+                self.violated("I9", f"the key {keys[body]} has several runs that ended well: {rids}")
+        told = Counter(reader.wish.key for reader in self.readers if reader.wish.key and reader.is_done)
+        self.count["several were answered under a key"] += sum(count > 1 for count in told.values())
 
     def _bury(self) -> None:
         """Nothing of this world stirs during the next one."""

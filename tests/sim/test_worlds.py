@@ -32,7 +32,16 @@ OUTCOMES = {
     *("drained", "engine stalled", "removed acked", "removed deleted", "checked slot after cancel"),
 }
 
-COMMANDED = {"came back", "came back: ok"}
+COMMANDED = {
+    *("came back", "came back: ok"),
+    *("asked again", "several were answered under a key", "runs of a key that ended well: 1"),
+    *(
+        "cancel answered 200",
+        "cancel answered 404",
+        "cancel while open: cancelled",
+        "cancel while open: completed",
+    ),
+}
 
 MOMENTS = {f"on {moment}" for moment in plan.MOMENTS}
 
