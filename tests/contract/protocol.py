@@ -85,10 +85,15 @@ def paused(broker: AnyBroker) -> Iterator[None]:
     os.kill(broker.pid, signal.SIGCONT)
 
 
-def restart(broker: AnyBroker) -> None:
-    """kill -9 and a new start on the same store."""
-    broker.kill()
-    broker.start()
+async def restart(broker: AnyBroker, bus: Bus) -> None:
+    """kill -9 and a new start on the same store; returns when `bus` has a new connection.
+
+    Not when it is connected: for a moment it may not have noticed the kill, and what it sends then is lost.
+    """
+    before = bus.connected_since
+    await asyncio.to_thread(broker.kill)
+    await asyncio.to_thread(broker.start)
+    await until(lambda: bus.connected_since not in (None, before))
 
 
 class Wire:

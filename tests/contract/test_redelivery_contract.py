@@ -277,8 +277,7 @@ async def test_after_a_kill_unsettled_messages_come_back_and_old_ack_subjects_wo
     assert await answer(contract, first[0].ack, b"+ACK") is not None
     # The real one writes what it delivered a moment later; a kill within that moment makes it count from 1 again.
     await asyncio.sleep(0.5)
-    await asyncio.to_thread(restart, own_broker)
-    await until(lambda: contract.bus.connected)
+    await restart(own_broker, contract.bus)
     assert await depth(contract) == 2
     again = [await queue.next() for _ in range(2)]
     assert [numbers(delivery) for delivery in again] == [(rid(1), 2), (rid(2), 2)]
@@ -297,8 +296,7 @@ async def test_a_kill_rounds_the_ack_wait_down_by_up_to_a_second(
     await queue.next()
     delivered_at = time.time()
     await asyncio.sleep(0.5)
-    await asyncio.to_thread(restart, own_broker)
-    await until(lambda: contract.bus.connected)
+    await restart(own_broker, contract.bus)
     assert numbers(await queue.next()) == (rid(0), 2)
     assert -0.1 < time.time() - (int(delivered_at) + 3.0) < 0.6
 

@@ -175,8 +175,7 @@ async def test_a_restart_forgets_the_ids_of_messages_that_are_gone(
     done = await contract.request(rid(1), headers=with_id("done"))
     assert await contract.js.delete(REQUESTS, done.seq)
     assert (await contract.request(rid(1), headers=with_id("done"))).duplicate
-    await asyncio.to_thread(restart, own_broker)
-    await until(lambda: contract.bus.connected)
+    await restart(own_broker, contract.bus)
     assert await contract.request(rid(0), headers=with_id("waiting")) == PubAck(waiting.seq, duplicate=True)
     again = await contract.request(rid(1), headers=with_id("done"))
     assert again == PubAck(done.seq + 1), "accepted as new, after every sequence that was ever given"
@@ -190,8 +189,7 @@ async def test_a_restart_keeps_files_and_loses_memory_with_its_config(
 ) -> None:
     await small(contract.js, "memory", storage="memory")
     own = await contract.ctl(RID, lease(), 0)
-    await asyncio.to_thread(restart, own_broker)
-    await until(lambda: contract.bus.connected)
+    await restart(own_broker, contract.bus)
     assert not await contract.js.exists("memory")
     assert (await contract.js.publish("memory.a", b"x")).err_code == SERVICE_UNAVAILABLE
     assert (await contract.tok(RID, own.seq, 0)).seq == own.seq + 1
