@@ -161,7 +161,9 @@ class Settings(BaseSettings):
     )
     edge_interval_s: Seconds = Field(1, description="An edge tells who reads at it, at this interval.")
     edge_silent_s: Seconds = Field(
-        5, description="Silence that makes an edge dead: its clients count as disconnected."
+        20,
+        description="Silence that makes an edge dead: its clients count as disconnected. "
+        "Long enough for one that is only paused.",
     )
     publish_timeout_s: Seconds = Field(5, description="How long an edge tries to get a request stored.")
     model_seen_s: Seconds = Field(60, description="A model without a worker is still queued for this long.")
