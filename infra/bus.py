@@ -267,7 +267,10 @@ class _Client(Client):
             frames = b"".join(self._pending)
             self._pending.clear()
             self._pending_data_size = 0
-            self._transport.write(frames)
+            # The event loop may have closed the socket and the library not know yet, as after a long pause of this
+            # process: uvloop raises then. These bytes are lost like all on a dead connection, and it reconnects.
+            with contextlib.suppress(RuntimeError):
+                self._transport.write(frames)
 
     def discard(self) -> None:
         """Bytes of a dead connection are not sent on the next one:
