@@ -11,6 +11,7 @@ from edge.openai_bodies import Body, decode_chat, decode_completion
 from edge.openai_chat import ChatShape
 from edge.openai_completions import CompletionShape
 from edge.relay import Tokens
+from schemas.choices import Choice
 from schemas.output import End
 from schemas.requests import View
 
@@ -27,8 +28,8 @@ class Shape(Protocol):
     def ending(self, end: End, offset: int) -> bytes:
         """The events of a good END, and the last line."""
 
-    def whole(self, texts: list[str], end: End, offset: int) -> bytes:
-        """The body of an answer that does not stream."""
+    def whole(self, choices: list[Choice], end: End, offset: int) -> bytes:
+        """The body of an answer that does not stream. A choice that put out nothing may be missing at the end."""
 
 
 class _MakeShape(Protocol):
@@ -54,3 +55,8 @@ def shape_of(view: View, rid: str) -> Shape:
     """The shape its client asked for. A dialect of a newer version is shown as a chat."""
     dialect = _BY_NAME.get(view.dialect, CHAT)
     return dialect.shape(rid, view.model, view.created, include_usage=view.include_usage)
+
+
+def told_choices(end: End) -> list[Choice] | None:
+    """The whole output, where END itself brings it: it is nothing but text then."""
+    return None if end.text is None else [Choice([text]) for text in end.text]

@@ -8,6 +8,7 @@ import msgspec
 
 from edge.errors import DONE
 from edge.relay import Tokens
+from schemas.choices import Choice
 from schemas.output import Delta, End
 
 _encode = msgspec.json.Encoder().encode
@@ -55,7 +56,7 @@ class ChatShape:
             frames.append(b'id: %d-%d\n%b],"usage":%b}\n\n' % (offset + 1, len(finishes), self._chunk, usage))
         return b"".join([*frames, DONE])
 
-    def whole(self, texts: list[str], end: End, offset: int) -> bytes:
+    def whole(self, choices: list[Choice], end: End, offset: int) -> bytes:
         """The answer of a request that does not stream."""
         return _encode(
             {
@@ -68,7 +69,7 @@ class ChatShape:
                         "index": choice,
                         "message": {
                             "role": "assistant",
-                            "content": texts[choice] if choice < len(texts) else "",
+                            "content": choices[choice].text if choice < len(choices) else "",
                         },
                         "logprobs": None,
                         "finish_reason": reason,

@@ -7,6 +7,7 @@ import msgspec
 from edge.errors import DONE
 from edge.openai_chat import finish_reasons, usage_of
 from edge.relay import Tokens
+from schemas.choices import Choice
 from schemas.output import Delta, End
 
 _encode = msgspec.json.Encoder().encode
@@ -50,19 +51,19 @@ class CompletionShape:
             frames.append(b'id: %d-%d\n%b],"usage":%b}\n\n' % (offset + 1, len(finishes), self._chunk, usage))
         return b"".join([*frames, DONE])
 
-    def whole(self, texts: list[str], end: End, offset: int) -> bytes:
+    def whole(self, choices: list[Choice], end: End, offset: int) -> bytes:
         """The answer of a request that does not stream."""
-        choices = [
+        listed = [
             {
                 "index": choice,
-                "text": texts[choice] if choice < len(texts) else "",
+                "text": choices[choice].text if choice < len(choices) else "",
                 "logprobs": None,
                 "finish_reason": reason,
             }
             for choice, reason in enumerate(finish_reasons(end))
         ]
         # The prefix ends with the bracket that the list brings itself.
-        return self._head[:-1] + _encode(choices) + b',"usage":' + _encode(usage_of(end, offset)) + b"}"
+        return self._head[:-1] + _encode(listed) + b',"usage":' + _encode(usage_of(end, offset)) + b"}"
 
     def _event(self, offset: int, index: int, delta: Delta) -> bytes:
         return b'id: %d-%d\n%b%d,"text":%b,"logprobs":null,"finish_reason":null}]}\n\n' % (

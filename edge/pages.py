@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from edge.dialects import shape_of
+from edge.dialects import shape_of, told_choices
 from edge.errors import Problem, error_object, problem_of
 from schemas.log import Entry, Fold, fold
 from schemas.output import CtlRecord, End, Lease, Tok
@@ -64,7 +64,7 @@ def page_of(rid: str, view: View | None, entries: list[Entry]) -> Page | Problem
     if (log.hole or told_tokens not in (None, len(log.ids))) and not is_told:
         return Problem("log_lost", f"a part of the output is lost after token {len(log.ids)}")
     tokens = len(log.ids) if told_tokens is None else told_tokens
-    texts = end.text if end is not None and end.text is not None else log.texts
+    choices = (end is not None and told_choices(end)) or log.choices
     problem = problem_of(end) if end is not None else None
     is_completed = end is not None and end.status == "ok"
     shape = shape_of(view or View(), rid)
@@ -75,8 +75,8 @@ def page_of(rid: str, view: View | None, entries: list[Entry]) -> Page | Problem
         created=view.created if view is not None else None,
         attempts=sum(isinstance(record, Lease) for record in ctl),
         usage=_usage(end, log, tokens),
-        output=None if is_completed else Output(texts, tokens),
-        response=msgspec.Raw(shape.whole(texts, end, tokens)) if end is not None and is_completed else None,
+        output=None if is_completed else Output([choice.text for choice in choices], tokens),
+        response=msgspec.Raw(shape.whole(choices, end, tokens)) if end is not None and is_completed else None,
         error=error_object(problem, rid) if problem is not None else None,
     )
 

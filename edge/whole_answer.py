@@ -5,12 +5,12 @@ from __future__ import annotations
 from starlette.types import Send
 
 from edge.answers import Answer, AnswerLimits, Submit, Ticket
-from edge.dialects import Shape
+from edge.dialects import Shape, told_choices
 from edge.errors import Problem, problem_of
 from edge.paths import request_path
 from edge.reader import LogSources
 from edge.relay import Broken, Ended, Tokens
-from schemas.output import End
+from schemas.choices import Choice, add_deltas
 
 
 class WholeAnswer(Answer):
@@ -25,7 +25,7 @@ class WholeAnswer(Answer):
         limits: AnswerLimits,
     ) -> None:
         super().__init__(ticket, submit, sources, shape, limits, whole=True)
-        self._pieces: dict[int, list[str]] = {}
+        self._choices: list[Choice] = []
         self._ended: Ended | None = None
 
     def fail(self, problem: Problem) -> None:
@@ -40,15 +40,14 @@ class WholeAnswer(Answer):
             await self._send_problem(send, self._problem)
         elif self._ended is not None:
             end = self._ended.end
-            body = self._shape.whole(self._texts(end), end, self._ended.offset)
+            body = self._shape.whole(told_choices(end) or self._choices, end, self._ended.offset)
             await self._start(send, 200, [(b"content-type", b"application/json")], body)
             await send({"type": "http.response.body", "body": body})
 
     def _on_output(self, output: Tokens | Ended | Broken) -> None:
         if isinstance(output, Tokens):
             self._offset = output.offset
-            for delta in output.deltas:
-                self._pieces.setdefault(delta.choice, []).append(delta.text)
+            add_deltas(self._choices, output.deltas)
         elif isinstance(output, Broken):
             self.fail(Problem("log_lost", output.message))
         elif (problem := problem_of(output.end)) is not None:
@@ -60,9 +59,3 @@ class WholeAnswer(Answer):
 
     def _resume_path(self) -> str:
         return request_path(self.ticket.rid)
-
-    def _texts(self, end: End) -> list[str]:
-        if end.text is not None:
-            return end.text
-        choices = max(1, len(end.finish_reasons))
-        return ["".join(self._pieces.get(choice, [])) for choice in range(choices)]

@@ -24,7 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, NamedTuple, Self
 
-from infra.settings import GIB, MIB, Settings
+from infra.setting_types import GIB, MIB
+from infra.settings import Settings
 from infra.tether import tethered
 
 # nats-server is ready in 50 ms on an empty store; recovery of 5 GiB of streams stays well under this.

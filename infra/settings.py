@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from annotated_types import Ge, Gt, Le
-from pydantic import ByteSize, Field, GetPydanticSchema, SecretStr, ValidationError, model_validator
-from pydantic_core.core_schema import no_info_after_validator_function
+from annotated_types import Gt, Le
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -24,23 +23,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from infra.engine_settings import EngineSettings
+from infra.setting_types import GIB, KIB, MIB, Bytes, Milliseconds, Port, Processes, Seconds
+
 ENV_PREFIX = "PENSTOCK_"
 TOML_FILE = "penstock.toml"
 REDACTED = "***"
-
-KIB, MIB, GIB = 1024, 1024**2, 1024**3
-
-Port = Annotated[int, Ge(0), Le(65535)]
-Seconds = Annotated[float, Gt(0), Le(86_400)]
-Milliseconds = Annotated[float, Ge(0), Le(60_000)]
-# A plain int, that may be written with a unit: 64KiB.
-Bytes = Annotated[
-    int,
-    GetPydanticSchema(lambda _, handler: no_info_after_validator_function(int, handler(ByteSize))),
-    Ge(1),
-]
-Processes = Annotated[int, Ge(0), Le(1024)]
-FaultAt = Annotated[int, Ge(-1)]
 
 
 class SettingsError(Exception):
@@ -50,7 +38,7 @@ class SettingsError(Exception):
     """
 
 
-class Settings(BaseSettings):
+class Settings(EngineSettings):
     """All settings, with their units last.
 
     Construct through `load_settings`, which also reports unknown names.
@@ -90,31 +78,6 @@ class Settings(BaseSettings):
         description="What the broker promises: `embedded` survives kill -9, `durable` also a power cut, "
         "`cluster` is an external three-node cluster.",
     )
-
-    engine: str = Field("simulator", min_length=1, description="What workers run the model on.")
-    model: str = Field("penstock-sim", min_length=1, max_length=256, description="Model the workers serve.")
-    slots: int = Field(256, ge=1, le=65_536, description="Requests one worker runs at the same time.")
-    ttft_ms: Milliseconds = Field(20.0, description="Simulator: time to the first token.")
-    itl_ms: Milliseconds = Field(20.0, description="Simulator: time between tokens.")
-    prefill_tps: float = Field(
-        0.0, ge=0, description="Simulator: prompt tokens read per second; 0 is instant."
-    )
-    die_at_token: FaultAt = Field(
-        -1, description="Simulator fault: exit the process at this token; -1 never."
-    )
-    hang_at_token: FaultAt = Field(-1, description="Simulator fault: stop stepping at this token; -1 never.")
-    raise_at_token: FaultAt = Field(-1, description="Simulator fault: raise at this token; -1 never.")
-    oom_at_token: FaultAt = Field(
-        -1, description="Simulator fault: run out of memory at this token; -1 never."
-    )
-    slow_factor: float = Field(
-        1.0, gt=0, le=1000, description="Simulator fault: stretch every delay by this factor."
-    )
-
-    context_tokens_max: int = Field(
-        32_768, ge=1, description="Prompt and output tokens one request may have together."
-    )
-    max_tokens_default: int = Field(256, ge=1, description="Output tokens of a request that names no limit.")
 
     queue_max: int = Field(
         10_000, ge=1, description="Requests queued or running; one more is answered with 429."
@@ -256,7 +219,6 @@ _ORDERED_PAIRS = (
     ("leader_interval_s", "leader_ttl_s"),
     ("request_timeout_s", "request_timeout_max_s"),
     ("queue_timeout_s", "request_timeout_max_s"),
-    ("max_tokens_default", "context_tokens_max"),
     ("append_bytes_max", "batch_bytes_max"),
     ("strikes_max", "attempts_max"),
     ("edge_interval_s", "edge_silent_s"),

@@ -27,13 +27,15 @@ of the broker's largest message can be queued but never run, so edges do not tak
 
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A model as a worker serves it. `context_tokens_max` bounds prompt + output."""
+    """A model as a worker serves it. `context_tokens_max` bounds prompt + output. `adapters` are the names of further
+    models that its workers run as variants of it (LoRA): a request names one, and is queued for this model."""
 
     key: str
     name: str
     engine: str
     context_tokens_max: int
     max_tokens_default: int
+    adapters: list[str] = []
 
 
 class Running(msgspec.Struct, frozen=True, array_like=True):

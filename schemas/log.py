@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from schemas.output import STRIKE_CAUSES, CtlRecord, Delta, End, Failed, Lease, Tok, text_of_choices
+from schemas.choices import Choice, add_deltas, content_bytes
+from schemas.output import STRIKE_CAUSES, CtlRecord, Delta, End, Failed, Lease, Tok
 
 
 class Entry(NamedTuple):
@@ -18,37 +19,49 @@ class Entry(NamedTuple):
 
 @dataclass
 class Fold:
-    """A log's content up to some sequence: tokens `0 .. len(ids) - 1` and the text they made, per choice.
+    """A log's content up to some sequence: tokens `0 .. len(ids) - 1` and what they made, per choice.
 
-    `hole` is set when a record starts past the end of what is known (something before it is missing): what is folded
-    then is only a prefix. `end` is the END record, if it was reached.
+    `of` names the choice of each token; it is empty while all are the first one's. `hole` is set when a record starts
+    past the end of what is known (something before it is missing): what is folded then is only a prefix. `end` is the
+    END record, if it was reached.
     """
 
     ids: list[int] = field(default_factory=list)
-    pieces: list[list[str]] = field(default_factory=list)
+    of: list[int] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
     end: End | None = None
     hole: bool = False
 
-    def add(self, off: int, ids: list[int], deltas: list[Delta]) -> None:
+    def add(self, off: int, ids: list[int], deltas: list[Delta], of: Sequence[int] = ()) -> None:
         """Takes in the tokens of one record. Records repeat whole or not at all, so a known `off` is a repeat."""
         if off > len(self.ids):
             self.hole = True
         elif off == len(self.ids):
+            if of or self.of:
+                self.of.extend([0] * (len(self.ids) - len(self.of)))
+                self.of.extend(of or [0] * len(ids))
             self.ids.extend(ids)
-            for delta in deltas:
-                while delta.choice >= len(self.pieces):
-                    self.pieces.append([])
-                self.pieces[delta.choice].append(delta.text)
+            add_deltas(self.choices, deltas)
 
     @property
     def texts(self) -> list[str]:
         """The whole text of each choice."""
-        return ["".join(pieces) for pieces in self.pieces]
+        return [choice.text for choice in self.choices]
 
     @property
-    def text_bytes(self) -> bytes:
+    def is_plain(self) -> bool:
+        """Whether there is nothing but text."""
+        return all(choice.is_plain for choice in self.choices)
+
+    @property
+    def content_bytes(self) -> bytes:
         """What `End.sha256` is taken over."""
-        return text_of_choices(self.texts)
+        return content_bytes(self.choices)
+
+    def copy(self) -> Fold:
+        """Another one that grows on its own."""
+        choices = [choice.copy() for choice in self.choices]
+        return Fold(list(self.ids), list(self.of), choices, self.end, self.hole)
 
 
 def fold(entries: Iterable[Entry], *, upto_seq: int | None = None) -> Fold:
@@ -59,10 +72,11 @@ def fold(entries: Iterable[Entry], *, upto_seq: int | None = None) -> Fold:
             break
         match record:
             case Tok():
-                folded.add(record.off, record.ids, record.deltas)
+                folded.add(record.off, record.ids, record.deltas, record.of)
             case End():
                 if record.tail is not None:
-                    folded.add(record.tail.off, record.tail.ids, record.tail.deltas)
+                    tail = record.tail
+                    folded.add(tail.off, tail.ids, tail.deltas, tail.of)
                 folded.end = record
                 break
             case _:

@@ -21,31 +21,65 @@ STRIKE_CAUSES: tuple[Cause, ...] = ("worker_dead", "engine_error", "hung")
 """Causes that speak against the request itself when no token followed: see `schemas.log.strikes`."""
 
 
+class ToolPiece(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A piece of call `index` of a choice. Its id and its name come once, `arguments` (JSON text) in any pieces."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How likely a token was, as a natural logarithm; None: not told, as of a first prompt token.
+
+    `bytes` are those of its text in UTF-8, which may be part of a character; `top` are the likeliest ones in its place.
+    `text_offset` counts characters of the choice's text before it, where an engine tells them.
+    """
+
+    token: str
+    logprob: float | None
+    bytes: list[int] | None = None
+    top: list[TokenLogprob] = []
+    text_offset: int | None = None
+
+
 class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A piece of one choice's text, made of one or more tokens of the record it stands in."""
+    """A piece of one choice's output, made of one or more tokens of the record it stands in.
+
+    `text` is what is shown as the answer; `reasoning` what a model thought before it; `tools` what it wants called.
+    """
 
     text: str
     choice: int = 0
+    reasoning: str = ""
+    tools: list[ToolPiece] = []
+    logprobs: list[TokenLogprob] = []
 
 
 class Tok(msgspec.Struct, frozen=True, omit_defaults=True):
     """Tokens `off`, `off + 1`, … of a request, as many as there are `ids`.
 
     `lease` is the stream sequence of the lease it was appended under: the greater one is the newer attempt.
-    Deltas may be empty while a detokenizer or a stop check holds text back.
+    Deltas may be empty while a detokenizer or a stop check holds text back. `of` names the choice of each of the `ids`;
+    empty: all are the first choice's.
     """
 
     lease: int
     off: int
     ids: list[int]
     deltas: list[Delta] = []
+    of: list[int] = []
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens charged for a request; each token counts once, whatever was redelivered."""
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tokens charged for a request; each token counts once, whatever was redelivered. `cached_tokens` are those of the
+    prompt that the engine had already, `reasoning_tokens` those of the completion before the answer."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -61,6 +95,7 @@ class Tail(msgspec.Struct, frozen=True, omit_defaults=True):
     off: int
     ids: list[int]
     deltas: list[Delta] = []
+    of: list[int] = []
 
 
 class Lease(msgspec.Struct, frozen=True, omit_defaults=True, tag="lease", tag_field="t"):
@@ -98,10 +133,12 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag="en
     """Closes the log. Only an attempt's own END carries `n`, `sha256` and what follows them.
 
     `reason` is a key of `schemas.errors.ERRORS` when the status is not ok, `message` says it in words to the client.
-    `n` counts all tokens including `tail`; `sha256` is over `text_of_choices` of the whole output, hex. An END written
-    by anyone else (a canceller, the scheduler) carries none of these: an append may have been in flight, so its text
-    is the fold of the log up to END's own sequence. `lease` is the sequence of the attempt's own lease, as in `Tok`;
-    0: not told.
+    `n` counts all tokens including `tail`; `sha256` is over `schemas.choices.content_bytes` of the whole output, hex;
+    `text` is the whole text of each choice, told only where the output is nothing but text. `stop_reasons` name the
+    stop string or token that ended a choice, where one did. `result` is the answer of a request that makes no tokens
+    (embeddings), as JSON. An END written by anyone else (a canceller, the scheduler) carries none of these: an append
+    may have been in flight, so its text is the fold of the log up to END's own sequence. `lease` is the sequence of the
+    attempt's own lease, as in `Tok`; 0: not told.
     """
 
     status: Status
@@ -114,10 +151,12 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag="en
     sha256: str = ""
     usage: Usage | None = None
     finish_reasons: list[str] = []
+    stop_reasons: list[str | int | None] = []
     timings: Timings | None = None
     attempts: int = 0
     tail: Tail | None = None
     text: list[str] | None = None
+    result: msgspec.Raw | None = None
 
 
 CtlRecord = Lease | Failed | Handoff | End
@@ -140,8 +179,3 @@ def decode_ctl(data: bytes) -> CtlRecord:
 def decode_tok(data: bytes) -> Tok:
     """A tok record. Raises msgspec.DecodeError (and its child ValidationError) for anything else."""
     return _tok_decoder.decode(data)
-
-
-def text_of_choices(texts: list[str]) -> bytes:
-    """What `End.sha256` is taken over: the choices' whole texts in UTF-8, joined by a zero byte."""
-    return b"\0".join(text.encode() for text in texts)

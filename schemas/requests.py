@@ -12,6 +12,9 @@ from typing import Literal, get_args
 import msgspec
 
 Klass = Literal["interactive", "standard", "batch"]
+CHOICES_MAX = 128
+"""Choices a request may ask for, as OpenAI's API has it."""
+
 CLASSES: tuple[Klass, ...] = get_args(Klass)
 
 MAX_TOKENS = "Penstock-Max-Tokens"

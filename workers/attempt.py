@@ -122,7 +122,7 @@ class Attempt:
             case EngineOutput() if event.run == self.run.number:
                 assert event.ids, "text without a token could not be told from its repeat"
                 self.run.spoke(now)
-                self._draft.tokens.push(event.ids, event.deltas)
+                self._draft.tokens.push(event.ids, event.deltas, event.of)
                 return self._advance(now)
             case Stored() if self._publish_op == event.op:
                 return self._on_stored(event.seq, now)
@@ -376,7 +376,7 @@ class Attempt:
     def _on_finished(self, event: EngineFinished, now: float) -> list[Action]:
         if event.ids or event.deltas:
             self.run.spoke(now)
-            self._draft.tokens.push(event.ids, event.deltas)
+            self._draft.tokens.push(event.ids, event.deltas, event.of)
         self.run.over()
         return self._close(records.end_finished(self.item, event), now)
 

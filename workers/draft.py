@@ -64,8 +64,8 @@ class Draft:
         if not item.meta.stream:
             self._append_at = now + self._worker.limits.append_interval_s
         off = tokens.off
-        ids, deltas = tokens.take(self._worker.limits.append_bytes_max)
-        return "append", encode(Tok(lease_seq, off, ids, deltas))
+        ids, deltas, of = tokens.take(self._worker.limits.append_bytes_max)
+        return "append", encode(Tok(lease_seq, off, ids, deltas, of))
 
     def cut_off(self, item: WorkItem) -> None:
         """OUTPUT takes no more tokens: what is in the log stands, what waits is dropped."""
@@ -87,12 +87,11 @@ class Draft:
 
     def check(self) -> None:
         """Asserts the invariants. What waits while the broker is away is bounded: an engine makes no more tokens of a
-        request than the model's context holds, and whatever is not connected takes no more requests than it has slots.
+        choice than the model's context holds, and whatever is not connected takes no more requests than it has slots.
         """
         self.tokens.check()
-        assert self.tokens.made <= self._worker.capabilities.context_tokens_max, (
-            "the context bounds what waits"
-        )
+        made_max = self._worker.capabilities.context_tokens_max * self.tokens.choices
+        assert self.tokens.made <= made_max, "the context bounds what waits"
 
     def refuse(self, verdict: End, log: Fold) -> None:
         """The log itself forbids to go on, whatever was to come."""

@@ -93,6 +93,8 @@ def end_finished(item: WorkItem, event: EngineFinished) -> End:
     return End(
         status="ok",
         finish_reasons=event.finish_reasons,
+        stop_reasons=event.stop_reasons,
+        result=event.result,
         usage=event.usage,
         fingerprint=item.meta.fingerprint,
     )
@@ -120,8 +122,8 @@ def end_of_owner(
     if tokens.logged.hole or tokens.is_cut:
         return replace(end, nonce=nonce, lease=lease, attempts=item.attempt, timings=timings)
     whole, rest = tokens.whole(), tokens.rest()
-    text_bytes = whole.text_bytes
-    is_text_told = is_text_wanted and len(text_bytes) <= END_TEXT_BYTES_MAX
+    content = whole.content_bytes
+    is_text_told = is_text_wanted and whole.is_plain and len(content) <= END_TEXT_BYTES_MAX
     return replace(
         end,
         nonce=nonce,
@@ -129,8 +131,8 @@ def end_of_owner(
         attempts=item.attempt,
         timings=timings,
         n=len(whole.ids),
-        sha256=hashlib.sha256(text_bytes).hexdigest(),
-        tail=Tail(tokens.off, rest.ids, rest.deltas) if rest.ids or rest.deltas else None,
+        sha256=hashlib.sha256(content).hexdigest(),
+        tail=Tail(tokens.off, rest.ids, rest.deltas, rest.of) if rest.ids or rest.deltas else None,
         text=whole.texts if is_text_told else None,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from schemas.dispatch import WorkItem
 from schemas.log import Fold
 from schemas.output import Timings
-from workers.engines.base import EngineRequest, Prefix
+from workers.engines.base import EngineRequest, prefix_of
 from workers.events import Action, StartEngine, StopEngine
 from workers.limits import Worker
 
@@ -30,7 +30,7 @@ class Run:
         """Gives the request to the engine, to be continued from `logged`."""
         self.number = self._worker.number()
         self.at = now
-        prefix = Prefix(list(logged.ids), logged.texts) if logged.ids else None
+        prefix = prefix_of(logged) if logged.ids else None
         return [StartEngine(EngineRequest(self._key, self.number, item.body, item.meta, prefix))]
 
     def stop(self) -> list[Action]:

@@ -97,8 +97,7 @@ class WorkerService:
         self._log = OutputLog(self._js)
         self._engine = engine
         self._worker_id = worker_id
-        card = _card(context.settings, engine.capabilities)
-        self._core = WorkerCore(worker_id, card, engine.capabilities, _limits(context.settings))
+        self._core: WorkerCore
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
@@ -107,9 +106,14 @@ class WorkerService:
 
     async def run(self) -> None:
         """Starts, serves, drains."""
-        capabilities = self._engine.capabilities
-        log.info("engine starts", engine=capabilities.engine, revision=capabilities.revision)
-        await self._engine.start(self._feed)
+        settings = self._context.settings
+        log.info("engine starts", engine=settings.engine, model=settings.model)
+        can = await self._start_engine()
+        if can is None:
+            return
+        limits = _limits(settings, settings.slots or can.slots)
+        self._core = WorkerCore(self._worker_id, _card(settings.model, can), can, limits)
+        log.info("engine started", engine=can.engine, revision=can.revision, slots=limits.slots)
         self._context.spawn(self._watch_engine(), "engine")
         if await self._output_is_there():
             self._bus.on_state(lambda connected: self._feed(ConnectionChanged(connected)))
@@ -121,6 +125,19 @@ class WorkerService:
             await self._context.stop.wait()
             await self._drain()
         await self._engine.stop()
+
+    async def _start_engine(self) -> Capabilities | None:
+        """Loading may take minutes. None: told to stop meanwhile."""
+        starting = asyncio.ensure_future(self._engine.start(self._feed))
+        stopping = asyncio.ensure_future(self._context.stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if starting.done():
+            return starting.result()
+        starting.cancel()
+        await asyncio.wait({starting})
+        await self._engine.stop()
+        return None
 
     async def _output_is_there(self) -> bool:
         """Waits for the stream of output logs. False: told to stop before that."""
@@ -309,19 +326,20 @@ def _rid(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _card(settings: Settings, capabilities: Capabilities) -> dispatch.ModelCard:
+def _card(model: str, capabilities: Capabilities) -> dispatch.ModelCard:
     return dispatch.ModelCard(
-        key=model_key(settings.model),
-        name=settings.model,
+        key=model_key(model),
+        name=model,
         engine=capabilities.engine,
         context_tokens_max=capabilities.context_tokens_max,
         max_tokens_default=capabilities.max_tokens_default,
+        adapters=capabilities.adapters,
     )
 
 
-def _limits(settings: Settings) -> WorkerLimits:
+def _limits(settings: Settings, slots: int) -> WorkerLimits:
     return WorkerLimits(
-        slots=settings.slots,
+        slots=slots,
         queue_timeout_s=settings.queue_timeout_s,
         request_timeout_s=settings.request_timeout_s,
         request_timeout_max_s=settings.request_timeout_max_s,

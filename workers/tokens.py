@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import groupby, islice
+from itertools import islice
 from typing import NamedTuple
 
 from schemas.log import Fold
-from schemas.output import Delta
+from schemas.output import Delta, TokenLogprob, ToolPiece
 
 ID_BYTES = 8
 """What an id takes in a record, estimated: up to seven digits and a comma."""
 
+LOGPROB_BYTES = 96
+"""What a logprob takes, estimated: its names, its number and the bytes of a short token."""
+
 
 class Chunk(NamedTuple):
-    """Tokens that are appended together or not at all, and the text they released."""
+    """Tokens that are appended together or not at all, what they released, and the choice of each token (none: all are
+    the first one's)."""
 
     ids: list[int]
     deltas: list[Delta]
+    of: list[int]
 
 
 class Tokens:
@@ -30,9 +35,9 @@ class Tokens:
         self._waiting: deque[Chunk] = deque()
         self._in_flight = 0
 
-    def push(self, ids: list[int], deltas: list[Delta]) -> None:
+    def push(self, ids: list[int], deltas: list[Delta], of: list[int] | None = None) -> None:
         """Takes what the engine made."""
-        self._waiting.append(Chunk(ids, deltas))
+        self._waiting.append(Chunk(ids, deltas, of or []))
 
     @property
     def off(self) -> int:
@@ -48,6 +53,11 @@ class Tokens:
     def made(self) -> int:
         """Tokens in the log and waiting."""
         return self.off + sum([len(chunk.ids) for chunk in self._waiting])
+
+    @property
+    def choices(self) -> int:
+        """How many choices there are tokens of, as far as can be known; at least one."""
+        return 1 + max([0, *self.logged.of, *[choice for chunk in self._waiting for choice in chunk.of]])
 
     def fit(self, bytes_max: int) -> bool:
         """Whether all that waits fits one record of `bytes_max`."""
@@ -79,8 +89,8 @@ class Tokens:
     def stored(self) -> None:
         """What was taken is in the log."""
         for _ in range(self._in_flight):
-            ids, deltas = self._waiting.popleft()
-            self.logged.add(len(self.logged.ids), ids, deltas)
+            ids, deltas, of = self._waiting.popleft()
+            self.logged.add(len(self.logged.ids), ids, deltas, of)
         self._in_flight = 0
 
     def cut(self) -> None:
@@ -96,17 +106,17 @@ class Tokens:
         if self.is_cut:
             return False
         if not log.ids and self.logged.ids:
-            texts = [Delta(text, choice) for choice, text in enumerate(self.logged.texts) if text]
-            self._waiting.appendleft(Chunk(self.logged.ids, texts))
+            content = [choice.whole(index) for index, choice in enumerate(self.logged.choices)]
+            self._waiting.appendleft(Chunk(self.logged.ids, content, self.logged.of))
             prefix, used = log, 0
         else:
-            prefix, used = _copy(self.logged), 0
+            prefix, used = self.logged.copy(), 0
             for chunk in self._waiting:
                 if len(prefix.ids) >= len(log.ids):
                     break
                 prefix.add(len(prefix.ids), *chunk)
                 used += 1
-        if prefix.ids != log.ids or prefix.text_bytes != log.text_bytes:
+        if (prefix.ids, prefix.of) != (log.ids, log.of) or prefix.content_bytes != log.content_bytes:
             return False
         for _ in range(used):
             self._waiting.popleft()
@@ -120,7 +130,7 @@ class Tokens:
 
     def whole(self) -> Fold:
         """The log with all that waits."""
-        whole = _copy(self.logged)
+        whole = self.logged.copy()
         for chunk in self._waiting:
             whole.add(len(whole.ids), *chunk)
         return whole
@@ -133,17 +143,67 @@ class Tokens:
 
 def _merged(chunks: list[Chunk]) -> Chunk:
     ids = [token for chunk in chunks for token in chunk.ids]
-    deltas = (delta for chunk in chunks for delta in chunk.deltas)
-    merged = [
-        Delta("".join([delta.text for delta in run]), choice)
-        for choice, run in groupby(deltas, key=lambda delta: delta.choice)
-    ]
-    return Chunk(ids, [delta for delta in merged if delta.text])
+    of: list[int] = []
+    if any(chunk.of for chunk in chunks):
+        of = [choice for chunk in chunks for choice in chunk.of or [0] * len(chunk.ids)]
+    merged: list[Delta] = []
+    alike: list[Delta] = []
+    for chunk in chunks:
+        for delta in chunk.deltas:
+            if alike and not _are_alike(alike[0], delta):
+                merged.append(_joined(alike))
+                alike = []
+            alike.append(delta)
+    if alike:
+        merged.append(_joined(alike))
+    return Chunk(ids, [delta for delta in merged if _has_content(delta)], of)
+
+
+def _are_alike(one: Delta, other: Delta) -> bool:
+    """Whether two deltas in a row can be one. Text, reasoning and calls stay apart: readers see them in this order."""
+    return (
+        one.choice == other.choice
+        and bool(one.reasoning) == bool(other.reasoning)
+        and bool(one.tools) == bool(other.tools)
+        and (not one.reasoning or not (one.text or other.text or one.tools))
+        and (not one.tools or not (one.text or other.text))
+    )
+
+
+def _joined(alike: list[Delta]) -> Delta:
+    if len(alike) == 1:
+        return alike[0]
+    first = alike[0]
+    text = "".join([delta.text for delta in alike])
+    if not (first.reasoning or first.tools or any(delta.logprobs for delta in alike)):
+        return Delta(text, first.choice)
+    reasoning = "".join([delta.reasoning for delta in alike])
+    tools: list[ToolPiece] = []
+    for piece in (piece for delta in alike for piece in delta.tools):
+        last = tools[-1] if tools else None
+        if last is not None and last.index == piece.index:
+            tools[-1] = ToolPiece(
+                last.index, last.id + piece.id, last.name + piece.name, last.arguments + piece.arguments
+            )
+        else:
+            tools.append(piece)
+    logprobs = [logprob for delta in alike for logprob in delta.logprobs]
+    return Delta(text, first.choice, reasoning, tools, logprobs)
+
+
+def _has_content(delta: Delta) -> bool:
+    return bool(delta.text or delta.reasoning or delta.tools or delta.logprobs)
 
 
 def _size(chunk: Chunk) -> int:
-    return len(chunk.ids) * ID_BYTES + sum([len(delta.text) for delta in chunk.deltas])
+    size = len(chunk.ids) * ID_BYTES + len(chunk.of) * 2
+    for delta in chunk.deltas:
+        size += len(delta.text)
+        if delta.reasoning or delta.tools or delta.logprobs:
+            size += len(delta.reasoning) + _size_of_logprobs(delta.logprobs)
+            size += sum([len(piece.id) + len(piece.name) + len(piece.arguments) for piece in delta.tools])
+    return size
 
 
-def _copy(fold: Fold) -> Fold:
-    return Fold(list(fold.ids), [list(pieces) for pieces in fold.pieces], fold.end, fold.hole)
+def _size_of_logprobs(logprobs: list[TokenLogprob]) -> int:
+    return sum([LOGPROB_BYTES * (1 + len(logprob.top)) for logprob in logprobs])

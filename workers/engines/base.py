@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from schemas.choices import Choice
+from schemas.log import Fold
 from schemas.output import Delta, Usage
 from schemas.requests import RequestMeta
 
@@ -18,9 +20,10 @@ from schemas.requests import RequestMeta
 class Capabilities(msgspec.Struct, frozen=True):
     """What an engine is and can do; fixed once it has started.
 
-    A log can be continued only by an engine of the same kind (`engine`), model `revision` and `tokenizer`.
-    `continuation` says how exact that is: "exact" means that prefix and continuation together equal an uncut run.
-    `context_tokens_max` bounds prompt + output; `max_tokens_default` is the output of a request that names no limit.
+    A log can be continued only by an engine of the same kind (`engine`), model `revision` and `tokenizer`: whatever
+    changes the output for the same request has to change one of them. `context_tokens_max` bounds prompt + output;
+    `max_tokens_default` is the output of a request that names no limit. `slots` is how many requests it runs at the
+    same time. `adapters` are the names of further models that it runs as variants of its own (LoRA).
     `step_s_max` is for an engine whose healthy steps may take longer than the setting of that name allows, because it
     compiles for a new shape, say: the longer one of the two is waited for before it counts as hung.
     """
@@ -28,9 +31,10 @@ class Capabilities(msgspec.Struct, frozen=True):
     engine: str
     revision: str
     tokenizer: str
-    continuation: Literal["exact"]
     context_tokens_max: int
     max_tokens_default: int
+    slots: int
+    adapters: list[str] = []
     step_s_max: float = 0.0
 
 
@@ -45,14 +49,28 @@ class EngineLoad(msgspec.Struct, frozen=True):
 
 
 class Prefix(msgspec.Struct, frozen=True):
-    """What earlier attempts already have in the log: the tokens, and the text that was sent out for them, per choice.
+    """What earlier attempts already have in the log: the tokens, the choice of each (`of`; empty: all are the first
+    one's), and what was sent out for them, per choice.
 
-    The text may be shorter than the tokens say: what a stop check held back died with its worker, and is to be emitted
-    first.
+    That may be less than the tokens say: what a stop check or a parser held back died with its worker, and is to be
+    emitted first.
     """
 
     ids: list[int]
-    texts: list[str]
+    of: list[int]
+    choices: list[Choice]
+
+    def ids_of(self, choice: int) -> list[int]:
+        """The tokens of one choice, in their order."""
+        if not self.of:
+            return self.ids if choice == 0 else []
+        return [token for token, owner in zip(self.ids, self.of, strict=True) if owner == choice]
+
+
+def prefix_of(log: Fold) -> Prefix:
+    """What there is to continue in a log. It stays as it is, however the log grows."""
+    copy = log.copy()
+    return Prefix(copy.ids, copy.of, copy.choices)
 
 
 class EngineRequest(msgspec.Struct, frozen=True):
@@ -66,16 +84,20 @@ class EngineRequest(msgspec.Struct, frozen=True):
 
 
 class EngineOutput(msgspec.Struct, frozen=True):
-    """New tokens of a run (at least one) and the text they release, which may be none."""
+    """New tokens of a run (at least one) and what they release, which may be nothing. `of` names the choice of each
+    token; empty: all are the first one's. An engine without token ids counts: 0 for each piece it got."""
 
     key: str
     run: int
     ids: list[int]
     deltas: list[Delta]
+    of: list[int] = []
 
 
 class EngineFinished(msgspec.Struct, frozen=True):
-    """A run is complete: its last tokens, one finish reason per choice ("stop", "length"), and what it used.
+    """A run is complete: its last tokens, one finish reason per choice ("stop", "length", "tool_calls"), and what it
+    used. `stop_reasons`: the stop string or token that ended each choice, where the engine tells. `result` is the
+    answer of a request that makes no tokens (embeddings): a JSON document.
 
     `usage` counts the whole request, whatever part of it this run made.
     """
@@ -86,16 +108,23 @@ class EngineFinished(msgspec.Struct, frozen=True):
     usage: Usage
     ids: list[int] = []
     deltas: list[Delta] = []
+    of: list[int] = []
+    stop_reasons: list[str | int | None] = []
+    result: msgspec.Raw | None = None
+
+
+FailReason = Literal["bad_request", "context_length", "model_not_found", "not_continuable", "engine_error"]
 
 
 class EngineFailed(msgspec.Struct, frozen=True, gc=False):
-    """A run broke off. `reason` "engine_error": the engine's fault, another attempt may succeed. The others are the
-    client's mistake and final: `error` tells the client which field to change."""
+    """A run broke off. `reason` "engine_error": the engine's fault, another attempt may succeed. The others are final:
+    "not_continuable" says that what is in the log cannot be gone on from, the rest is the client's mistake, and `error`
+    tells the client which field to change."""
 
     key: str
     run: int
     error: str
-    reason: Literal["bad_request", "context_length", "engine_error"] = "engine_error"
+    reason: FailReason = "engine_error"
 
 
 EngineEvent = EngineOutput | EngineFinished | EngineFailed
@@ -108,12 +137,7 @@ class Engine(Protocol):
     their run; after `cancel` there is none.
     """
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """Known before `start`."""
-        ...
-
-    async def start(self, sink: Callable[[EngineEvent], None]) -> None:
+    async def start(self, sink: Callable[[EngineEvent], None]) -> Capabilities:
         """Loads, compiles and warms up, however long it takes; returns when requests run at full speed: before that
         the worker is not ready, and nothing counts as a hang. Raises what makes serving impossible."""
         ...

@@ -8,6 +8,9 @@ from infra.settings import Settings, SettingsError
 from workers.engines.base import Engine
 from workers.engines.simulator import Faults, Simulator, SimulatorOptions
 
+SIMULATED_TOKENS = 256
+"""Output of the simulator for a request that names no limit: long enough to look like an answer."""
+
 
 def make_engine(settings: Settings) -> Engine:
     """The engine that the settings ask for. Raises SettingsError if there is none of that name."""
@@ -31,7 +34,9 @@ def _simulator(settings: Settings) -> Engine:
             itl_ms=settings.itl_ms,
             prefill_tps=settings.prefill_tps,
             context_tokens_max=settings.context_tokens_max,
-            max_tokens_default=settings.max_tokens_default,
+            max_tokens_default=min(
+                settings.max_tokens_default or SIMULATED_TOKENS, settings.context_tokens_max
+            ),
             faults=faults,
         )
     )

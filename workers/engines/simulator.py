@@ -49,6 +49,9 @@ __all__ = [
 
 NO_FAULTS = Faults()
 
+SLOTS = 256
+"""As many as a large GPU batches."""
+
 PREFILL_STEP_S = 0.5
 """While nothing decodes, a prefill counts as a step this often: a slow one is not a hung one."""
 
@@ -80,22 +83,17 @@ class Simulator:
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """The text depends on nothing but the words, so their hash is the revision."""
-        revision = hashlib.sha256(" ".join(WORDS).encode()).hexdigest()[:12]
+    async def start(self, sink: Callable[[EngineEvent], None]) -> Capabilities:
+        """Starts the clock. The text depends on nothing but the words, so their hash is the revision."""
+        self._task = asyncio.create_task(self._run(sink), name="simulator")
         return Capabilities(
             engine="simulator",
-            revision=revision,
+            revision=hashlib.sha256(" ".join(WORDS).encode()).hexdigest()[:12],
             tokenizer=f"words-{len(WORDS)}",
-            continuation="exact",
             context_tokens_max=self._options.context_tokens_max,
             max_tokens_default=self._options.max_tokens_default,
+            slots=SLOTS,
         )
-
-    async def start(self, sink: Callable[[EngineEvent], None]) -> None:
-        """Starts the clock."""
-        self._task = asyncio.create_task(self._run(sink), name="simulator")
 
     def submit(self, request: EngineRequest) -> None:
         """Queues the prefill; a body that cannot be run fails with the next wake-up."""
@@ -240,7 +238,7 @@ class _Run:
                 break
             self._add(token)
         self._is_complete()
-        self.released = len(prefix.texts[0]) if prefix.texts else 0
+        self.released = len(prefix.choices[0].text) if prefix.choices else 0
 
     def release(self) -> list[Delta]:
         """The text that is new and certain: what may become a stop string is held back until it is decided."""

@@ -11,6 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from edge.openai_chat import ChatShape
 from edge.openai_completions import CompletionShape
 from edge.relay import Tokens
+from schemas.choices import Choice
 from schemas.output import Delta, End, Usage
 
 RID = "a" * 26
@@ -82,7 +83,7 @@ def test_usage_comes_only_when_asked_for() -> None:
 
 
 def test_a_whole_chat() -> None:
-    answer = ChatCompletion.model_validate_json(chat().whole([NASTY], END, 3))
+    answer = ChatCompletion.model_validate_json(chat().whole([Choice([NASTY])], END, 3))
     assert answer.choices[0].message.content == NASTY
     assert (answer.choices[0].finish_reason, answer.id, answer.model) == ("length", f"chatcmpl-{RID}", MODEL)
     assert answer.usage is not None
@@ -111,7 +112,7 @@ def test_a_completion_stream() -> None:
 
 
 def test_a_whole_completion() -> None:
-    answer = Completion.model_validate_json(completion().whole([NASTY], END, 3))
+    answer = Completion.model_validate_json(completion().whole([Choice([NASTY])], END, 3))
     assert (answer.choices[0].text, answer.choices[0].finish_reason) == (NASTY, "length")
     assert (answer.id, answer.model) == (f"cmpl-{RID}", MODEL)
     assert answer.usage is not None

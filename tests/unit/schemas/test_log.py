@@ -27,7 +27,7 @@ def test_a_log_folds_to_its_text_and_end() -> None:
     assert folded.ids == [0, 1, 2, 9]
     assert folded.end is end
     assert not folded.hole
-    assert hashlib.sha256(folded.text_bytes).digest() == hashlib.sha256(b"abc!").digest()
+    assert hashlib.sha256(folded.content_bytes).digest() == hashlib.sha256(b"abc!").digest()
 
 
 def test_a_repeated_record_counts_once() -> None:
@@ -50,7 +50,7 @@ def test_choices_are_kept_apart_and_hashed_apart() -> None:
     record = Tok(100, 0, [1, 2, 3], [Delta("a", 1), Delta("b", 0), Delta("c", 1)])
     folded = fold(log(lease(), record))
     assert folded.texts == ["b", "ac"]
-    assert folded.text_bytes == b"b\0ac"
+    assert folded.content_bytes == b"b\0ac"
 
 
 def test_strikes_are_trailing_and_a_token_clears_them() -> None:

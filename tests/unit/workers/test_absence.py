@@ -123,7 +123,7 @@ def test_one_of_two_whose_tokens_differ_from_the_log_begins_again_from_it() -> N
     log = _taken_over(harness, Tok(12, 1, [9], [Delta("z")]))
     prefix = one(harness.log(*log, Entry(20, lease("w1.9", 3))), StartEngine).request.prefix
     assert prefix is not None
-    assert (prefix.ids, prefix.texts) == ([1, 9], ["az"])
+    assert (prefix.ids, [choice.text for choice in prefix.choices]) == ([1, 9], ["az"])
 
 
 def test_a_cut_off_worker_that_lives_on_makes_no_double_text_and_no_strike() -> None:

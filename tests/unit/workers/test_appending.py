@@ -6,8 +6,8 @@ import pytest
 
 from schemas.log import Entry
 from schemas.output import Delta, End, Handoff, Tok
-from tests.unit.workers.world import KEY, Harness, all_of, item, lease, one, record
-from workers.engines.base import EngineOutput, Prefix
+from tests.unit.workers.world import KEY, Harness, all_of, item, lease, one, record, told
+from workers.engines.base import EngineOutput
 from workers.events import (
     Ack,
     CancelHinted,
@@ -206,7 +206,7 @@ def test_where_the_log_is_not_our_prefix_the_engine_restarts_from_it(other: Tok)
     actions = harness.log(*OLD, Entry(13, other), OURS)
     assert [type(action) for action in actions] == [StopEngine, StartEngine]
     prefix = one(actions, StartEngine).request.prefix
-    assert prefix == Prefix([1, 2, *other.ids], ["ab" + other.deltas[0].text])
+    assert told(prefix) == ([1, 2, *other.ids], ["ab" + other.deltas[0].text])
 
 
 def test_a_finish_that_the_log_contradicts_is_forgotten() -> None:
@@ -214,7 +214,7 @@ def test_a_finish_that_the_log_contradicts_is_forgotten() -> None:
     _fenced_with_newer_delivery(harness)
     harness.finish((5, "e"))
     actions = harness.log(*OLD, Entry(13, Tok(12, 2, [9], [Delta("z")])), OURS)
-    assert one(actions, StartEngine).request.prefix == Prefix([1, 2, 9], ["abz"])
+    assert told(one(actions, StartEngine).request.prefix) == ([1, 2, 9], ["abz"])
 
 
 def test_a_lost_log_is_written_again() -> None:

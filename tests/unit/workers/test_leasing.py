@@ -8,8 +8,7 @@ import pytest
 
 from schemas.log import Entry
 from schemas.output import Delta, End, Failed, Handoff, Lease, Tok
-from tests.unit.workers.world import KEY, RID, Harness, item, lease, one, record
-from workers.engines.base import Prefix
+from tests.unit.workers.world import KEY, RID, Harness, item, lease, one, record, told
 from workers.events import (
     Ack,
     Progress,
@@ -59,7 +58,7 @@ def test_a_later_attempt_reads_the_log_up_to_its_lease_and_continues_from_it() -
         Entry(20, lease("w1.1", 2)),
     ]
     start = one(harness.log(*entries), StartEngine)
-    assert start.request.prefix == Prefix([1, 2], ["ab"])
+    assert told(start.request.prefix) == ([1, 2], ["ab"])
     append = one(harness.output((3, "c")), Publish)
     assert record(append) == Tok(lease=20, off=2, ids=[3], deltas=[Delta("c")])
 

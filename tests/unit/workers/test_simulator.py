@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from schemas.choices import Choice
 from schemas.output import Delta
 from schemas.requests import RequestMeta
 from workers.engines.base import (
@@ -35,6 +36,11 @@ from workers.engines.simulator_text import NATURAL_TOKENS_MAX, NATURAL_TOKENS_MI
 
 DEADLINE_S = 10
 FAST = SimulatorOptions(ttft_ms=0, itl_ms=0, prefill_tps=0, context_tokens_max=1000, max_tokens_default=64)
+
+
+def prefix(ids: list[int], text: str) -> Prefix:
+    """What a log with these tokens of the first choice tells."""
+    return Prefix(list(ids), [], [Choice([text])] if text else [])
 
 
 class Recorder:
@@ -255,7 +261,7 @@ async def test_a_continuation_from_every_prefix_equals_the_whole(start: Any, sto
     for i, (more_ids, deltas) in enumerate([([], []), *recorder.outputs("whole")]):
         seen_ids += more_ids
         seen_text += "".join(delta.text for delta in deltas)
-        recorder.submit(f"k{i}", prefix=Prefix(list(seen_ids), [seen_text] if seen_text else []), **body)
+        recorder.submit(f"k{i}", prefix=prefix(seen_ids, seen_text), **body)
         end = await recorder.finished(f"k{i}")
         assert isinstance(end, EngineFinished)
         assert seen_ids + recorder.ids(f"k{i}") == ids
@@ -266,7 +272,7 @@ async def test_a_continuation_from_every_prefix_equals_the_whole(start: Any, sto
 async def test_text_that_was_held_back_when_a_worker_died_is_emitted_first(start: Any) -> None:
     recorder = await start()
     ids, texts = reference_tokens("water", 0, 6)
-    recorder.submit(prefix=Prefix(ids[:4], ["".join(texts[:2])]), max_tokens=6)
+    recorder.submit(prefix=prefix(ids[:4], "".join(texts[:2])), max_tokens=6)
     await recorder.finished()
     assert recorder.outputs()[0][1] == [Delta("".join(texts[2:5]))]
 
@@ -341,7 +347,7 @@ async def test_a_fault_fails_its_request_at_its_token_only(start: Any, fault: st
     assert len(recorder.ids("bad")) == 3
     assert isinstance(await recorder.finished("mate"), EngineFinished)
     ids, texts = reference_tokens("water", 0, 4)
-    recorder.submit("past", prefix=Prefix(ids, ["".join(texts)]), max_tokens=9, penstock_fault={fault: 3})
+    recorder.submit("past", prefix=prefix(ids, "".join(texts)), max_tokens=9, penstock_fault={fault: 3})
     assert isinstance(await recorder.finished("past"), EngineFinished), (
         "the fault lies before the prefix's end"
     )

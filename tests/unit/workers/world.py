@@ -24,6 +24,7 @@ from workers.engines.base import (
     EngineFinished,
     EngineOutput,
     EngineRequest,
+    Prefix,
 )
 from workers.engines.simulator import prompt_of, reference_text, reference_tokens
 from workers.events import (
@@ -54,9 +55,9 @@ CAPABILITIES = Capabilities(
     engine="simulator",
     revision="r1",
     tokenizer="words",
-    continuation="exact",
     context_tokens_max=4096,
     max_tokens_default=64,
+    slots=4,
 )
 CARD = ModelCard("m", "m", "simulator", 4096, 64)
 LIMITS = WorkerLimits(
@@ -119,6 +120,12 @@ def letter(publish: Publish) -> DeadLetter:
     assert publish.kind == "dead"
     assert publish.headers is not None
     return decode_dead_letter(publish.headers[DEAD_LETTER])
+
+
+def told(prefix: Prefix | None) -> tuple[list[int], list[str]]:
+    """What an engine is told to go on from: the tokens, and the text of each choice."""
+    assert prefix is not None
+    return prefix.ids, [choice.text for choice in prefix.choices]
 
 
 class Harness:
@@ -277,7 +284,7 @@ class ReferenceEngine:
         if request.prefix is not None:
             prompt = prompt_of(request.body)
             assert request.prefix.ids == reference_tokens(prompt, 0, made)[0]
-            assert request.prefix.texts == [reference_text(prompt, 0, made)]
+            assert [choice.text for choice in request.prefix.choices] == [reference_text(prompt, 0, made)]
         self.runs[request.key] = (request, made)
 
     def step(self) -> list[EngineEvent]:
