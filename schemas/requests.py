@@ -1,7 +1,8 @@
 """A request on its way to a worker: the body any client publishes, and the headers the scheduler decides from.
 
 The body is the JSON object a client of an OpenAI-compatible API would POST: with `messages` it is a chat, with `prompt`
-a completion. The scheduler never decodes it. Every header has a default, so a direct publisher may send the body alone.
+a completion, with `input` and neither of them embeddings. The scheduler never decodes it. Every header has a default,
+so a direct publisher may send the body alone.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ MSG_ID = "Nats-Msg-Id"
 class View(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the client that asked wants to see the output: whoever reads it later, at any edge, is shown the same.
 
-    `model` is the name the client knows, `created` is in Unix seconds; `include_usage`: a usage chunk ends the stream.
+    `dialect` is "chat", "completion" or "embedding". `model` is the name the client knows, `created` is in Unix
+    seconds; `include_usage`: a usage chunk ends the stream.
     """
 
     dialect: str = "chat"
