@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edge.errors import Problem
 from edge.openai_bodies import Body
-from edge.registry import Registry
+from edge.registry import Registry, name_asked
 from edge.wishes import Wishes
 from schemas import subjects
 from schemas.dispatch import ModelCard
@@ -19,6 +19,9 @@ CLASS_HEADER = "x-penstock-class"
 DEFAULT_CLASS = "standard"
 BYTES_PER_TOKEN = 4
 """Of English prose in common tokenizers; the body is taken for the prompt, an estimate from above."""
+
+COST_MAX = (1 << 31) - 1
+"""The largest that a header takes."""
 
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -80,10 +83,10 @@ def admit(
     if registry.output_is_full:
         return Problem("output_full", "there is no room for more output: try again later")
     traceparent = arrival.headers.get("traceparent", "")
-    view = View(arrival.dialect, card.name, arrival.at, body.streams, body.include_usage)
+    view = View(arrival.dialect, name_asked(card, body.model), arrival.at, body.streams, body.include_usage)
     meta = RequestMeta(
         max_tokens=max_tokens,
-        cost=len(arrival.raw) // BYTES_PER_TOKEN + max_tokens,
+        cost=min(len(arrival.raw) // BYTES_PER_TOKEN + max_tokens * body.choices, COST_MAX),
         queue_timeout_s=_queue_timeout_s(wishes.deadline_s, queue_timeout_s),
         request_timeout_s=wishes.deadline_s or 0.0,
         fingerprint=arrival.fingerprint,

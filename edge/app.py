@@ -11,10 +11,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from edge.desk import refuse
-from edge.dialects import CHAT, COMPLETION, Dialect
+from edge.dialects import CHAT, COMPLETION, EMBEDDING, Dialect
 from edge.errors import Problem
 from edge.paths import stream_of
 from edge.problem_response import ProblemResponse
+from edge.registry import name_asked
 from edge.service import Edge
 from infra import telemetry
 from schemas.dispatch import ModelCard
@@ -23,7 +24,11 @@ from schemas.ids import ANONYMOUS
 JSON = "application/json"
 UNEXPECTED = Problem("internal", "something went wrong on our side")
 
-GENERATION: dict[str, Dialect] = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETION}
+GENERATION: dict[str, Dialect] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETION,
+    "/v1/embeddings": EMBEDDING,
+}
 """The endpoints that answer with a model's output, by path."""
 
 
@@ -100,25 +105,29 @@ def _pages(edge: Edge) -> FastAPI:
 
 
 def _add_models(app: FastAPI, edge: Edge) -> None:
-    def describe(card: ModelCard) -> dict[str, Any]:
-        return {
-            "id": card.name,
+    def describe(card: ModelCard, name: str) -> dict[str, Any]:
+        described = {
+            "id": name,
             "object": "model",
             "created": edge.started,
             "owned_by": "penstock",
             "max_model_len": card.context_tokens_max,
         }
+        return described if name == card.name else described | {"parent": card.name}
 
     @app.get("/v1/models", response_class=Response)
     async def list_models() -> Response:
         cards = edge.registry.offered(edge.now())
-        return _json({"object": "list", "data": [describe(card) for card in cards]})
+        listed = [describe(card, name) for card in cards for name in (card.name, *card.adapters)]
+        return _json({"object": "list", "data": listed})
 
     # Names have slashes in them: `Qwen/Qwen2.5-1.5B`.
     @app.get("/v1/models/{name:path}", response_class=Response)
     async def retrieve_model(name: str) -> Response:
         card = edge.registry.find(name, edge.now())
-        return ProblemResponse(card) if isinstance(card, Problem) else _json(describe(card))
+        if isinstance(card, Problem):
+            return ProblemResponse(card)
+        return _json(describe(card, name_asked(card, name)))
 
 
 def _add_requests(app: FastAPI, edge: Edge) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.errors import Problem
-from edge.openai_bodies import Body, decode_chat, decode_completion
+from edge.openai_bodies import Body, decode_chat, decode_completion, decode_embedding
 from edge.openai_chat import ChatShape
 from edge.openai_completions import CompletionShape
+from edge.openai_embeddings import EmbeddingShape
 from edge.relay import Tokens
 from schemas.choices import Choice
 from schemas.output import End
@@ -17,7 +18,7 @@ from schemas.requests import View
 
 
 class Shape(Protocol):
-    """A dialect's bytes for what a relay puts out."""
+    """A dialect's bytes for what a relay puts out. One reading has a shape of its own and shows it every record."""
 
     def opening(self) -> bytes:
         """What a stream starts with."""
@@ -47,8 +48,9 @@ class Dialect:
 
 CHAT = Dialect("chat", decode_chat, ChatShape)
 COMPLETION = Dialect("completion", decode_completion, CompletionShape)
+EMBEDDING = Dialect("embedding", decode_embedding, EmbeddingShape)
 
-_BY_NAME = {dialect.name: dialect for dialect in (CHAT, COMPLETION)}
+_BY_NAME = {dialect.name: dialect for dialect in (CHAT, COMPLETION, EMBEDDING)}
 
 
 def shape_of(view: View, rid: str) -> Shape:

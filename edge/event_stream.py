@@ -105,10 +105,7 @@ class EventStream(Answer):
                 self._account.first_token(self._loop.time())
             self._offset = output.offset
             self._begun = True
-            if self._seen is None:
-                self._push(self._shape.tokens(output))
-            elif output.offset >= self._seen.offset:
-                self._push(self._unseen(self._shape.tokens(output), output.offset))
+            self._push(self._unseen(self._shape.tokens(output), output.offset))
         elif isinstance(output, Broken):
             self.fail(Problem("log_lost", output.message))
         elif (problem := problem_of(output.end)) is not None:

@@ -6,13 +6,19 @@ The client's bytes travel on unchanged: a field that is not named here reaches t
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, TypeVar
+from itertools import chain
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from edge.errors import Problem
+from schemas.requests import CHOICES_MAX
+
+INPUTS_MAX = 2048
+"""Texts in one embeddings request, as OpenAI's API has it."""
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
+Choices = Annotated[int, msgspec.Meta(ge=1, le=CHOICES_MAX)]
 Seed = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -32,14 +38,39 @@ class Message(msgspec.Struct):
 
 
 class Body(msgspec.Struct, kw_only=True):
-    """What chats and completions share."""
+    """What the edge reads of any request. Unless it generates, one answer comes in one piece, and no tokens with it."""
 
     model: str | None = None
+
+    @property
+    def tokens_max(self) -> int | None:
+        """The client's limit on output tokens of each choice."""
+        return 1
+
+    @property
+    def choices(self) -> int:
+        """How many answers the client wants."""
+        return 1
+
+    @property
+    def streams(self) -> bool:
+        """Whether the client reads token by token."""
+        return False
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a usage chunk ends the stream."""
+        return False
+
+
+class GenerationBody(Body, kw_only=True):
+    """What chats and completions share."""
+
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
-    n: int | None = None
+    n: Choices | None = None
     seed: Seed | None = None
     stop: str | list[str] | None = None
     temperature: Temperature | None = None
@@ -49,43 +80,58 @@ class Body(msgspec.Struct, kw_only=True):
 
     @property
     def tokens_max(self) -> int | None:
-        """The client's limit on output tokens; the newer field wins."""
+        """Of the two fields the newer one wins."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
     def streams(self) -> bool:
-        """Whether the client reads token by token."""
         return bool(self.stream)
 
     @property
     def include_usage(self) -> bool:
-        """Whether a usage chunk ends the stream."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
-class ChatBody(Body, kw_only=True):
+class ChatBody(GenerationBody, kw_only=True):
     """`POST /v1/chat/completions`."""
 
     messages: list[Message]
 
 
-class CompletionBody(Body, kw_only=True):
+class CompletionBody(GenerationBody, kw_only=True):
     """`POST /v1/completions`."""
 
     prompt: str | list[Any]
+    messages: Any = None
+
+
+class EmbeddingBody(Body, kw_only=True):
+    """`POST /v1/embeddings`. `input` is one text, or a list of them; a text may be a list of its tokens."""
+
+    input: str | list[Any]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Count | None = None
+    messages: Any = None
+    prompt: Any = None
 
 
 _chat = msgspec.json.Decoder(ChatBody)
 _completion = msgspec.json.Decoder(CompletionBody)
+_embedding = msgspec.json.Decoder(EmbeddingBody)
 
 _B = TypeVar("_B", bound=Body)
+_G = TypeVar("_G", bound=GenerationBody)
 _AT = re.compile(r"at `\$\.(\w+)")
 _MISSING = re.compile(r"required field `(\w+)`")
 
 
 def decode_chat(data: bytes) -> ChatBody | Problem:
     """A chat's body, or what is wrong with it."""
-    body = _decode(_chat, data)
+    body = _decode_generation(_chat, data)
     if isinstance(body, ChatBody) and not body.messages:
         return Problem("bad_request", "messages must not be empty", "messages")
     return body
@@ -93,8 +139,12 @@ def decode_chat(data: bytes) -> ChatBody | Problem:
 
 def decode_completion(data: bytes) -> CompletionBody | Problem:
     """A completion's body, or what is wrong with it."""
-    body = _decode(_completion, data)
-    if isinstance(body, CompletionBody) and not _is_one_text(body.prompt):
+    body = _decode_generation(_completion, data)
+    if isinstance(body, Problem):
+        return body
+    if body.messages is not None:
+        return _belongs_elsewhere("messages", "/v1/chat/completions")
+    if not _is_one_text(body.prompt):
         return Problem(
             "bad_request",
             "prompt must be one text: lists of tokens and of several prompts are not supported; "
@@ -102,6 +152,41 @@ def decode_completion(data: bytes) -> CompletionBody | Problem:
             "prompt",
         )
     return body
+
+
+def decode_embedding(data: bytes) -> EmbeddingBody | Problem:
+    """An embeddings body, or what is wrong with it."""
+    body = _decode(_embedding, data)
+    if isinstance(body, Problem):
+        return body
+    if body.messages is not None:
+        return _belongs_elsewhere("messages", "/v1/chat/completions")
+    if body.prompt is not None:
+        return _belongs_elsewhere("prompt", "/v1/completions")
+    if not _are_texts(body.input):
+        return Problem(
+            "bad_request",
+            "input must be a text, a list of texts, a list of tokens, or a list of such lists, none of them empty; "
+            f"at most {INPUTS_MAX} of them in one request",
+            "input",
+        )
+    return body
+
+
+def _belongs_elsewhere(field: str, path: str) -> Problem:
+    """An engine tells by its fields what a request is."""
+    return Problem("bad_request", f"{field} belongs to {path}", field)
+
+
+def _are_texts(given: str | list[Any]) -> bool:
+    if isinstance(given, str) or not given:
+        return bool(given)
+    kinds = {type(one) for one in given}
+    if kinds == {int}:
+        return True
+    if len(given) > INPUTS_MAX or not all(given):
+        return False
+    return kinds == {str} or (kinds == {list} and {type(token) for token in chain(*given)} == {int})
 
 
 def _is_one_text(prompt: str | list[Any]) -> bool:
@@ -117,17 +202,16 @@ def _decode(decoder: msgspec.json.Decoder[_B], data: bytes) -> _B | Problem:
         return Problem("bad_request", f"the body is not valid JSON: {error}")
     except RecursionError:
         return Problem("bad_request", "the body is nested too deeply")
-    return _unsupported(body) or body
+    return body
+
+
+def _decode_generation(decoder: msgspec.json.Decoder[_G], data: bytes) -> _G | Problem:
+    body = _decode(decoder, data)
+    if isinstance(body, GenerationBody) and body.stream_options is not None and not body.streams:
+        return Problem("bad_request", "stream_options needs stream to be true", "stream_options")
+    return body
 
 
 def _invalid(text: str) -> Problem:
     field = _AT.search(text) or _MISSING.search(text)
     return Problem("bad_request", f"invalid request: {text}", field[1] if field else None)
-
-
-def _unsupported(body: Body) -> Problem | None:
-    if body.n not in (None, 1):
-        return Problem("bad_request", f"n must be 1, not {body.n}: send one request for each choice", "n")
-    if body.stream_options is not None and not body.streams:
-        return Problem("bad_request", "stream_options needs stream to be true", "stream_options")
-    return None

@@ -1,32 +1,25 @@
-"""OpenAI's chat shapes as ready bytes: everything but the text is encoded once per request. Pure."""
+"""OpenAI's chat shapes. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-from edge.errors import DONE
-from edge.relay import Tokens
-from schemas.choices import Choice
-from schemas.output import Delta, End
-
-_encode = msgspec.json.Encoder().encode
+from edge.openai_shape import OpenAIShape, encode, logprob_of
+from schemas.choices import Choice, ToolCall
+from schemas.output import Delta, TokenLogprob, ToolPiece
 
 
-class ChatShape:
-    """`created` is in Unix seconds; `model` is the name the client knows it by."""
+class ChatShape(OpenAIShape):
+    """Each choice opens with its role: the first one's has an event of its own before any text, because the others are
+    not known of then; theirs comes in the event of their first delta, or in the one that says why they ended."""
+
+    id_prefix = "chatcmpl"
+    chunk_object = "chat.completion.chunk"
+    whole_object = "chat.completion"
 
     def __init__(self, rid: str, model: str, created: int, *, include_usage: bool) -> None:
-        self._id = f"chatcmpl-{rid}"
-        self._model = model
-        self._created = created
-        self._include_usage = include_usage
-        common = _encode(
-            {"id": self._id, "object": "chat.completion.chunk", "created": created, "model": model}
-        )
-        self._chunk = b"data: " + common[:-1] + b',"choices":['
-        self._choice = self._chunk + b'{"index":'
+        super().__init__(rid, model, created, include_usage=include_usage)
+        self._opened = {0}
 
     def opening(self) -> bytes:
         """The role delta, before any text."""
@@ -34,73 +27,75 @@ class ChatShape:
             self._choice
         )
 
-    def tokens(self, tokens: Tokens) -> bytes:
-        """One event for each delta of a record."""
-        deltas = tokens.deltas
-        if len(deltas) == 1:
-            return self._event(tokens.offset, tokens.first, deltas[0])
-        return b"".join(
-            [self._event(tokens.offset, index, delta) for index, delta in enumerate(deltas, tokens.first)]
-        )
-
-    def ending(self, end: End, offset: int) -> bytes:
-        """The finish chunk of each choice, the usage chunk if it was asked for, and the last line."""
-        finishes = finish_reasons(end)
-        frames = [
-            b'id: %d-%d\n%b%d,"delta":{},"finish_reason":%b}]}\n\n'
-            % (offset + 1, choice, self._choice, choice, _encode(reason))
-            for choice, reason in enumerate(finishes)
-        ]
-        if self._include_usage:
-            usage = _encode(usage_of(end, offset))
-            frames.append(b'id: %d-%d\n%b],"usage":%b}\n\n' % (offset + 1, len(finishes), self._chunk, usage))
-        return b"".join([*frames, DONE])
-
-    def whole(self, choices: list[Choice], end: End, offset: int) -> bytes:
-        """The answer of a request that does not stream."""
-        return _encode(
-            {
-                "id": self._id,
-                "object": "chat.completion",
-                "created": self._created,
-                "model": self._model,
-                "choices": [
-                    {
-                        "index": choice,
-                        "message": {
-                            "role": "assistant",
-                            "content": choices[choice].text if choice < len(choices) else "",
-                        },
-                        "logprobs": None,
-                        "finish_reason": reason,
-                    }
-                    for choice, reason in enumerate(finish_reasons(end))
-                ],
-                "usage": usage_of(end, offset),
-            }
-        )
-
     def _event(self, offset: int, index: int, delta: Delta) -> bytes:
-        return b'id: %d-%d\n%b%d,"delta":{"content":%b},"finish_reason":null}]}\n\n' % (
+        if delta.choice or delta.reasoning or delta.tools or delta.logprobs:
+            fields = encode(self._fields(delta))[1:-1]
+            return b'id: %d-%d\n%b%d,%b,"finish_reason":null}]}\n\n' % (
+                offset,
+                index,
+                self._choice,
+                delta.choice,
+                fields,
+            )
+        return b'id: %d-%d\n%b0,"delta":{"content":%b},"finish_reason":null}]}\n\n' % (
             offset,
             index,
             self._choice,
-            delta.choice,
-            _encode(delta.text),
+            encode(delta.text),
         )
 
+    def _nothing_more(self, choice: int) -> bytes:
+        return b'"delta":%b' % encode({} if choice in self._opened else {"role": "assistant", "content": ""})
 
-def finish_reasons(end: End) -> list[str]:
-    """Why each choice ended; every request has at least one."""
-    return end.finish_reasons or ["stop"]
+    def _content(self, choice: Choice) -> dict[str, Any]:
+        text, is_text = choice.text, not (choice.thoughts or choice.tools)
+        message: dict[str, Any] = {"role": "assistant", "content": text if text or is_text else None}
+        if choice.thoughts:
+            message["reasoning"] = choice.reasoning
+        if choice.tools:
+            message["tool_calls"] = [_call(call) for call in choice.tools]
+        return {"message": message, "logprobs": _logprobs(choice.logprobs) if choice.logprobs else None}
+
+    def _fields(self, delta: Delta) -> dict[str, Any]:
+        """Of the event of a delta that is more than the first choice's text."""
+        shown: dict[str, Any] = {}
+        if delta.choice not in self._opened:
+            self._opened.add(delta.choice)
+            shown["role"] = "assistant"
+        if delta.reasoning:
+            shown["reasoning"] = delta.reasoning
+        if delta.text or not (delta.reasoning or delta.tools):
+            shown["content"] = delta.text
+        if delta.tools:
+            shown["tool_calls"] = [_piece(piece) for piece in delta.tools]
+        return {"delta": shown, "logprobs": _logprobs(delta.logprobs)} if delta.logprobs else {"delta": shown}
 
 
-def usage_of(end: End, offset: int) -> dict[str, Any]:
-    """OpenAI's usage object; `offset` tokens were passed on."""
-    prompt_tokens = end.usage.prompt_tokens if end.usage else 0
-    completion_tokens = end.usage.completion_tokens if end.usage else offset
+def _piece(piece: ToolPiece) -> dict[str, Any]:
+    """A call's type comes with its id, and both, like its name, in its first piece only."""
+    shown: dict[str, Any] = {"index": piece.index}
+    if piece.id:
+        shown |= {"id": piece.id, "type": "function"}
+    name = {"name": piece.name} if piece.name else {}
+    return shown | {"function": {**name, "arguments": piece.arguments}}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
     return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
     }
+
+
+def _logprobs(told: list[TokenLogprob]) -> dict[str, Any]:
+    return {
+        "content": [
+            {**_logprob(logprob), "top_logprobs": [_logprob(likely) for likely in logprob.top]}
+            for logprob in told
+        ]
+    }
+
+
+def _logprob(told: TokenLogprob) -> dict[str, Any]:
+    return {"token": told.token, "logprob": logprob_of(told), "bytes": told.bytes}

@@ -1,75 +1,78 @@
-"""OpenAI's completion shapes as ready bytes: everything but the text is encoded once per request. Pure."""
+"""OpenAI's completion shapes. Pure."""
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
 
-from edge.errors import DONE
-from edge.openai_chat import finish_reasons, usage_of
-from edge.relay import Tokens
+from edge.openai_shape import OpenAIShape, encode, logprob_of
 from schemas.choices import Choice
-from schemas.output import Delta, End
-
-_encode = msgspec.json.Encoder().encode
+from schemas.output import Delta, TokenLogprob
 
 
-class CompletionShape:
-    """`created` is in Unix seconds; `model` is the name the client knows it by."""
+class CompletionShape(OpenAIShape):
+    """Completions have no roles, thoughts or calls: text and its logprobs are all there is to show."""
+
+    id_prefix = "cmpl"
+    chunk_object = "text_completion"
+    whole_object = "text_completion"
 
     def __init__(self, rid: str, model: str, created: int, *, include_usage: bool) -> None:
-        self._include_usage = include_usage
-        common = _encode(
-            {"id": f"cmpl-{rid}", "object": "text_completion", "created": created, "model": model}
-        )
-        self._head = common[:-1] + b',"choices":['
-        self._chunk = b"data: " + self._head
-        self._choice = self._chunk + b'{"index":'
+        super().__init__(rid, model, created, include_usage=include_usage)
+        self._text_offsets: dict[int, int] = {}
 
     def opening(self) -> bytes:
-        """Nothing: completions have no role."""
+        """Nothing."""
         return b""
 
-    def tokens(self, tokens: Tokens) -> bytes:
-        """One event for each delta of a record."""
-        deltas = tokens.deltas
-        if len(deltas) == 1:
-            return self._event(tokens.offset, tokens.first, deltas[0])
-        return b"".join(
-            [self._event(tokens.offset, index, delta) for index, delta in enumerate(deltas, tokens.first)]
-        )
-
-    def ending(self, end: End, offset: int) -> bytes:
-        """The finish chunk of each choice, the usage chunk if it was asked for, and the last line."""
-        finishes = finish_reasons(end)
-        frames = [
-            b'id: %d-%d\n%b%d,"text":"","logprobs":null,"finish_reason":%b}]}\n\n'
-            % (offset + 1, choice, self._choice, choice, _encode(reason))
-            for choice, reason in enumerate(finishes)
-        ]
-        if self._include_usage:
-            usage = _encode(usage_of(end, offset))
-            frames.append(b'id: %d-%d\n%b],"usage":%b}\n\n' % (offset + 1, len(finishes), self._chunk, usage))
-        return b"".join([*frames, DONE])
-
-    def whole(self, choices: list[Choice], end: End, offset: int) -> bytes:
-        """The answer of a request that does not stream."""
-        listed = [
-            {
-                "index": choice,
-                "text": choices[choice].text if choice < len(choices) else "",
-                "logprobs": None,
-                "finish_reason": reason,
-            }
-            for choice, reason in enumerate(finish_reasons(end))
-        ]
-        # The prefix ends with the bracket that the list brings itself.
-        return self._head[:-1] + _encode(listed) + b',"usage":' + _encode(usage_of(end, offset)) + b"}"
-
     def _event(self, offset: int, index: int, delta: Delta) -> bytes:
+        if delta.logprobs:
+            return b'id: %d-%d\n%b%d,"text":%b,"logprobs":%b,"finish_reason":null}]}\n\n' % (
+                offset,
+                index,
+                self._choice,
+                delta.choice,
+                encode(delta.text),
+                self._next_logprobs(delta),
+            )
         return b'id: %d-%d\n%b%d,"text":%b,"logprobs":null,"finish_reason":null}]}\n\n' % (
             offset,
             index,
             self._choice,
             delta.choice,
-            _encode(delta.text),
+            encode(delta.text),
         )
+
+    def _nothing_more(self, choice: int) -> bytes:
+        return b'"text":"","logprobs":null'
+
+    def _content(self, choice: Choice) -> dict[str, Any]:
+        logprobs = _logprobs(choice.logprobs, 0) if choice.logprobs else None
+        return {"text": choice.text, "logprobs": logprobs}
+
+    def _next_logprobs(self, delta: Delta) -> bytes:
+        begin = self._text_offsets.get(delta.choice, 0)
+        shown = _logprobs(delta.logprobs, begin)
+        self._text_offsets[delta.choice] = shown["text_offset"][-1] + len(shown["tokens"][-1])
+        return encode(shown)
+
+
+def _logprobs(told: list[TokenLogprob], begin: int) -> dict[str, Any]:
+    """The legacy shape. Offsets that the engine does not tell are counted from `begin` on, a token's text each."""
+    offsets: list[int] = []
+    for logprob in told:
+        at = begin if logprob.text_offset is None else logprob.text_offset
+        offsets.append(at)
+        begin = at + len(logprob.token)
+    return {
+        "text_offset": offsets,
+        "token_logprobs": [logprob.logprob for logprob in told],
+        "tokens": [logprob.token for logprob in told],
+        "top_logprobs": [_top(logprob) for logprob in told],
+    }
+
+
+def _top(told: TokenLogprob) -> dict[str, float] | None:
+    """A token that has no logprob itself has nothing to be compared with either."""
+    if told.logprob is None:
+        return None
+    return {likely.token: logprob_of(likely) for likely in told.top}

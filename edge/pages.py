@@ -6,10 +6,11 @@ from typing import Literal
 
 import msgspec
 
-from edge.dialects import shape_of, told_choices
+from edge.dialects import EMBEDDING, shape_of, told_choices
 from edge.errors import Problem, error_object, problem_of
+from schemas.choices import Choice
 from schemas.log import Entry, Fold, fold
-from schemas.output import CtlRecord, End, Lease, Tok
+from schemas.output import CtlRecord, Delta, End, Lease, Tok
 from schemas.requests import View
 
 Status = Literal["queued", "running", "completed", "failed", "cancelled", "expired"]
@@ -23,10 +24,12 @@ _STATUS_OF_END: dict[str, Status] = {
 
 
 class Output(msgspec.Struct, frozen=True):
-    """What is there so far: the text of each choice, and how many tokens made it."""
+    """What is there so far: the text of each choice, and how many tokens made it. `choices` is all of each, as a log
+    holds it, where that is more than text."""
 
     texts: list[str]
     tokens: int
+    choices: list[Delta] | msgspec.UnsetType = msgspec.UNSET
 
 
 class PageUsage(msgspec.Struct, frozen=True):
@@ -67,7 +70,10 @@ def page_of(rid: str, view: View | None, entries: list[Entry]) -> Page | Problem
     choices = (end is not None and told_choices(end)) or log.choices
     problem = problem_of(end) if end is not None else None
     is_completed = end is not None and end.status == "ok"
-    shape = shape_of(view or View(), rid)
+    # A request that makes no tokens may have been published by somebody who told no view.
+    shape = shape_of(
+        view or View(EMBEDDING.name if end is not None and end.result is not None else "chat"), rid
+    )
     return Page(
         id=rid,
         status=_status(last),
@@ -75,7 +81,7 @@ def page_of(rid: str, view: View | None, entries: list[Entry]) -> Page | Problem
         created=view.created if view is not None else None,
         attempts=sum(isinstance(record, Lease) for record in ctl),
         usage=_usage(end, log, tokens),
-        output=None if is_completed else Output([choice.text for choice in choices], tokens),
+        output=None if is_completed else _output(choices, tokens),
         response=msgspec.Raw(shape.whole(choices, end, tokens)) if end is not None and is_completed else None,
         error=error_object(problem, rid) if problem is not None else None,
     )
@@ -89,6 +95,13 @@ def _status(last: CtlRecord | None) -> Status:
             return "running"
         case _:
             return "queued"
+
+
+def _output(choices: list[Choice], tokens: int) -> Output:
+    texts = [choice.text for choice in choices]
+    if all(choice.is_plain for choice in choices):
+        return Output(texts, tokens)
+    return Output(texts, tokens, [choice.whole(index) for index, choice in enumerate(choices)])
 
 
 def _usage(end: End | None, log: Fold, tokens: int) -> PageUsage:

@@ -38,6 +38,7 @@ class Registry:
         self._model_seen_s = model_seen_s
         self._cold_start = cold_start
         self._known: dict[str, _Known] = {}
+        self._keys_of_adapters: dict[str, str] = {}
         self._term = 0
         self._queue_depth = 0
         self._output_used = 0.0
@@ -59,9 +60,14 @@ class Registry:
                 told[key] = _Known(known.card, 0, 0, 0, known.seen_at)
         newest = sorted(told, key=lambda key: told[key].seen_at, reverse=True)[:MODELS_MAX]
         self._known = {key: told[key] for key in newest}
+        # Of two models with an adapter of one name the one that was seen last serves it.
+        self._keys_of_adapters = {
+            name: key for key in reversed(newest) for name in self._known[key].card.adapters
+        }
 
     def find(self, name: str | None, now: float) -> ModelCard | Problem:
-        """The model a request names (None: the only one there is), if it can be queued for."""
+        """The model a request names, itself or by one of its adapters (None: the only one there is), if it can be
+        queued for."""
         if self._heard_at is None:
             return Problem("no_workers", "no scheduler has been heard of yet", "model")
         if name is None:
@@ -69,7 +75,7 @@ class Registry:
             if len(offered) == 1:
                 return offered[0]
             return Problem("bad_request", f"model is required: there are {len(offered)} models", "model")
-        known = self._known.get(model_key(name))
+        known = self._known.get(model_key(name)) or self._known.get(self._keys_of_adapters.get(name, ""))
         if known is None:
             return Problem("model_not_found", f"the model `{name}` does not exist", "model")
         if not self._queued_for(known, now):
@@ -111,3 +117,8 @@ class Registry:
 
     def _silent(self, now: float) -> bool:
         return self._heard_at is None or now - self._heard_at > LEADER_SILENT_S
+
+
+def name_asked(card: ModelCard, name: str | None) -> str:
+    """The name that a client who asked for `name` and was given `card` knows the model by."""
+    return name if name is not None and name in card.adapters else card.name

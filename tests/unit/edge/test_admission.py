@@ -8,7 +8,7 @@ import pytest
 
 from edge.admission import Admitted, Arrival, admit
 from edge.errors import Problem
-from edge.openai_bodies import Body, StreamOptions
+from edge.openai_bodies import Body, EmbeddingBody, GenerationBody, StreamOptions
 from edge.registry import Registry
 from edge.wishes import Wishes
 from schemas.dispatch import Leader, ModelCard, ModelState
@@ -17,7 +17,7 @@ from schemas.requests import MSG_ID, RequestMeta, View, parse_meta
 from schemas.subjects import parse_request
 
 RID = RequestId("a" * 26)
-CARD = ModelCard("m", "m", "simulator", 4096, 256)
+CARD = ModelCard("m", "m", "simulator", 4096, 256, ["tuned"])
 RAW = b"x" * 400
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -35,7 +35,7 @@ def admitted(
     arrival = Arrival(RID, ANONYMOUS, RAW, fingerprint(RAW), named, "completion", 1_700_000_000)
     return admit(
         arrival,
-        body or Body(model="m", stream=True),
+        body or GenerationBody(model="m", stream=True),
         wishes,
         registry,
         edge="edge-1",
@@ -61,7 +61,7 @@ def test_the_subject_and_the_message_id_name_the_request() -> None:
 
 
 def test_the_meta_is_what_the_scheduler_decides_from() -> None:
-    assert meta(body=Body(model="m", stream=True, max_tokens=30)) == RequestMeta(
+    assert meta(body=GenerationBody(model="m", stream=True, max_tokens=30)) == RequestMeta(
         max_tokens=30,
         cost=130,
         fingerprint=fingerprint(RAW),
@@ -74,13 +74,13 @@ def test_the_meta_is_what_the_scheduler_decides_from() -> None:
 
 def test_the_view_is_how_the_client_asked_for_its_output() -> None:
     usage = StreamOptions(include_usage=True)
-    one = admitted(Body(model=None, stream=True, stream_options=usage))
+    one = admitted(GenerationBody(model=None, stream=True, stream_options=usage))
     assert isinstance(one, Admitted)
     assert one.meta.view == View("completion", "m", 1_700_000_000, True, True), (
         "under the name the model goes by"
     )
-    assert meta(body=Body(model="m", stream=True, stream_options=usage)).view == one.meta.view
-    assert meta(body=Body(model="m")).view == View("completion", "m", 1_700_000_000, False, False)
+    assert meta(body=GenerationBody(model="m", stream=True, stream_options=usage)).view == one.meta.view
+    assert meta(body=GenerationBody(model="m")).view == View("completion", "m", 1_700_000_000, False, False)
 
 
 @pytest.mark.parametrize("grace_s", [None, 0.0, 30.0])
@@ -103,14 +103,14 @@ def test_without_room_for_output_nothing_new_is_taken() -> None:
     problem = admitted(output_used=0.8)
     assert isinstance(problem, Problem)
     assert (problem.reason, problem.row.status, problem.row.retry_after) == ("output_full", 503, True)
-    final = admitted(Body(model="nope"), output_used=0.8)
+    final = admitted(GenerationBody(model="nope"), output_used=0.8)
     assert isinstance(final, Problem)
     assert final.reason == "model_not_found", "what waiting cannot mend is said first"
 
 
 def test_without_a_limit_the_models_default_counts() -> None:
-    assert meta(body=Body(model="m")).max_tokens == CARD.max_tokens_default
-    assert not meta(body=Body(model="m")).stream
+    assert meta(body=GenerationBody(model="m")).max_tokens == CARD.max_tokens_default
+    assert not meta(body=GenerationBody(model="m")).stream
 
 
 def test_the_class_comes_from_a_header() -> None:
@@ -128,13 +128,33 @@ def test_an_unknown_class_is_refused() -> None:
 
 
 def test_more_output_than_the_context_holds_is_refused() -> None:
-    problem = admitted(Body(model="m", max_completion_tokens=4097))
+    problem = admitted(GenerationBody(model="m", max_completion_tokens=4097))
     assert isinstance(problem, Problem)
     assert problem.reason == "context_length"
 
 
+def test_each_choice_costs_its_tokens() -> None:
+    one = meta(body=GenerationBody(model="m", max_tokens=30, n=4))
+    assert (one.max_tokens, one.cost) == (30, 100 + 4 * 30)
+
+
+def test_embeddings_cost_their_input_and_are_never_streamed() -> None:
+    one = meta(body=EmbeddingBody(model="m", input="x"))
+    assert (one.max_tokens, one.cost, one.stream) == (1, 101, False)
+
+
+def test_the_view_names_the_adapter_that_was_asked_for_and_the_queue_is_the_models() -> None:
+    one = admitted(GenerationBody(model="tuned"))
+    assert isinstance(one, Admitted)
+    assert one.meta.view is not None
+    assert one.meta.view.model == "tuned"
+    subject = parse_request(one.subject)
+    assert subject is not None
+    assert (subject.model, one.card.name) == ("m", "m")
+
+
 def test_an_unknown_model_is_refused() -> None:
-    problem = admitted(Body(model="nope"))
+    problem = admitted(GenerationBody(model="nope"))
     assert isinstance(problem, Problem)
     assert (problem.reason, problem.param) == ("model_not_found", "model")
 

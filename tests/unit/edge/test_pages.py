@@ -11,7 +11,7 @@ import pytest
 from edge.errors import Problem
 from edge.pages import Page, page_of
 from schemas.log import Entry
-from schemas.output import CtlRecord, Delta, End, Failed, Handoff, Lease, Tail, Tok, Usage
+from schemas.output import CtlRecord, Delta, End, Failed, Handoff, Lease, Tail, Tok, ToolPiece, Usage
 from schemas.requests import View
 
 LEASE = Lease(nonce="n", worker="w", attempt=1, cause="first")
@@ -104,3 +104,34 @@ def test_a_log_with_a_part_missing_is_lost(records: list[CtlRecord | Tok]) -> No
     problem = page_of("r1", VIEW, log(LEASE, *records))
     assert isinstance(problem, Problem)
     assert problem.reason == "log_lost"
+
+
+RICH = Tok(100, 0, [1, 2], [Delta("", 0, "hm"), Delta("", 1, tools=[ToolPiece(0, "c", "f", "{")])], [0, 1])
+
+
+def test_a_running_request_shows_all_that_is_there() -> None:
+    page = shown(LEASE, RICH)
+    assert page["output"] == {
+        "texts": ["", ""],
+        "tokens": 2,
+        "choices": [
+            {"text": "", "reasoning": "hm"},
+            {"text": "", "choice": 1, "tools": [{"index": 0, "id": "c", "name": "f", "arguments": "{"}]},
+        ],
+    }
+
+
+def test_a_completed_rich_request_has_the_body_of_its_post() -> None:
+    tail = Tail(2, [3], [Delta("", 1, tools=[ToolPiece(0, arguments="}")])], [1])
+    end = End(status="ok", n=3, tail=tail, finish_reasons=["length", "tool_calls"])
+    first, second = shown(LEASE, RICH, end, view=View())["response"]["choices"]
+    assert first["message"] == {"role": "assistant", "content": None, "reasoning": "hm"}
+    assert second["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
+
+
+@pytest.mark.parametrize(("view", "model"), [(View("embedding", "mine", 7), "mine"), (None, "theirs")])
+def test_what_makes_no_tokens_has_its_answer_in_the_end(view: View | None, model: str) -> None:
+    result = msgspec.Raw(b'{"object":"list","data":[],"model":"theirs"}')
+    page = shown(LEASE, End(status="ok", n=0, usage=Usage(5, 0), result=result), view=view)
+    assert page["response"] == {"object": "list", "data": [], "model": model}
+    assert page["usage"] == {"prompt_tokens": 5, "completion_tokens": 0, "total_tokens": 5}

@@ -7,19 +7,19 @@ from typing import Literal
 import pytest
 
 from edge.errors import Problem
-from edge.registry import LEADER_SILENT_S, MODELS_MAX, Registry
+from edge.registry import LEADER_SILENT_S, MODELS_MAX, Registry, name_asked
 from schemas.dispatch import Leader, ModelCard, ModelState
 from schemas.ids import model_key
 
 SEEN_S = 60.0
 
 
-def card(name: str = "m") -> ModelCard:
-    return ModelCard(model_key(name), name, "simulator", 4096, 256)
+def card(name: str = "m", *adapters: str) -> ModelCard:
+    return ModelCard(model_key(name), name, "simulator", 4096, 256, list(adapters))
 
 
-def state(name: str = "m", *, workers: int = 1, seen_age_s: float = 0.1) -> ModelState:
-    return ModelState(card(name), workers, 4 * workers, 2 * workers, seen_age_s)
+def state(name: str = "m", *adapters: str, workers: int = 1, seen_age_s: float = 0.1) -> ModelState:
+    return ModelState(card(name, *adapters), workers, 4 * workers, 2 * workers, seen_age_s)
 
 
 def leader(*models: ModelState, term: int = 1, depth: int = 3) -> Leader:
@@ -48,6 +48,26 @@ def test_a_model_with_a_live_worker_is_found_by_its_name() -> None:
 def test_an_unknown_model_is_not_found() -> None:
     assert reason(heard(state()).find("other", 0.0)) == "model_not_found"
     assert reason(heard(state()).find("", 0.0)) == "model_not_found"
+
+
+def test_an_adapter_is_found_as_the_model_that_runs_it() -> None:
+    registry = heard(state("Qwen/Base", "team/Tuned", "short"), state("short"))
+    base = card("Qwen/Base", "team/Tuned", "short")
+    assert registry.find("team/Tuned", 0.0) == base
+    assert registry.find("short", 0.0) == card("short"), "a model's own name comes first"
+    assert reason(registry.find("team/tuned", 0.0)) == "model_not_found"
+    names = ("Qwen/Base", "team/Tuned", None, base.key)
+    assert [name_asked(base, name) for name in names] == ["Qwen/Base", "team/Tuned", "Qwen/Base", "Qwen/Base"]
+    registry.heard(leader(state("Qwen/Base"), state("other", "team/Tuned", seen_age_s=9)), 1.0)
+    assert registry.find("team/Tuned", 1.0) == card("other", "team/Tuned"), "it moves with the heartbeats"
+    registry.heard(leader(state("Qwen/Base", "team/Tuned"), state("other", "team/Tuned", seen_age_s=9)), 2.0)
+    assert registry.find("team/Tuned", 2.0) == card("Qwen/Base", "team/Tuned"), "the one that was seen last"
+
+
+def test_an_adapter_is_queued_for_as_long_as_its_model_is() -> None:
+    registry = heard(state("m", "tuned", workers=0, seen_age_s=10))
+    assert registry.find("tuned", SEEN_S - 11) == card("m", "tuned")
+    assert reason(registry.find("tuned", SEEN_S - 9)) == "no_workers"
 
 
 def test_a_model_seen_lately_is_queued_for() -> None:

@@ -1,0 +1,41 @@
+"""OpenAI's embeddings shape: the engine's own answer, under the name that the client knows the model by. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edge.errors import DONE
+from edge.relay import Tokens
+from schemas.choices import Choice
+from schemas.output import End
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class EmbeddingShape:
+    """Nothing is generated, so there is nothing to stream: who reads it as a stream gets one event with the answer."""
+
+    def __init__(self, rid: str, model: str, created: int, *, include_usage: bool) -> None:
+        self._model = model
+
+    def opening(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def tokens(self, tokens: Tokens) -> bytes:
+        """Nothing."""
+        return b""
+
+    def ending(self, end: End, offset: int) -> bytes:
+        """The answer, and the last line."""
+        # An event's data is one line, whatever the engine's JSON looks like.
+        line = msgspec.json.format(self.whole([], end, offset), indent=-1)
+        return b"id: %d-0\ndata: %b\n\n%b" % (offset + 1, line, DONE)
+
+    def whole(self, choices: list[Choice], end: End, offset: int) -> bytes:
+        """The engine's answer. One that tells none has embedded nothing."""
+        told = end.result if end.result is not None else msgspec.Raw(b'{"object":"list","data":[]}')
+        fields = _fields.decode(told)
+        if self._model:
+            fields["model"] = msgspec.Raw(msgspec.json.encode(self._model))
+        return msgspec.json.encode(fields)
