@@ -1,10 +1,12 @@
-"""What the simulator reads of a request: an OpenAI-compatible chat or completion body, and faults for this request."""
+"""What the simulator reads of a request: an OpenAI-compatible body, and faults for this request."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+from schemas.requests import CHOICES_MAX
 
 
 def prompt_of(body: bytes) -> str:
@@ -23,8 +25,8 @@ class InvalidRequest(ValueError):
 
 
 class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What goes wrong at the token with this offset (-1: nothing). `slow_factor` stretches prefill and steps: like one
-    long request on a real device, a slow one slows down the whole batch."""
+    """What goes wrong at the token with this offset in its choice (-1: nothing). `slow_factor` stretches prefill and
+    steps: like one long request on a real device, a slow one slows down the whole batch."""
 
     die_at_token: int = -1
     hang_at_token: int = -1
@@ -43,20 +45,67 @@ class _Message(msgspec.Struct):
     content: str | list[_Part] | None = None
 
 
+class Function(msgspec.Struct):
+    """A function that may be called; its parameters are not looked at."""
+
+    name: str
+
+
+class Named(msgspec.Struct):
+    """A function by its name: one of the `tools`, or the one that `tool_choice` wants called."""
+
+    function: Function
+
+
 _Count = Annotated[int, msgspec.Meta(ge=1)]
+_Choices = Annotated[int, msgspec.Meta(ge=1, le=CHOICES_MAX)]
+_Top = Annotated[int, msgspec.Meta(ge=0, le=20)]
+_Dimensions = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 _Stop = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class Body(msgspec.Struct):
-    """The fields of an OpenAI-compatible chat or completion body that change what is simulated."""
+    """The fields of an OpenAI-compatible body that change what is simulated."""
 
+    model: str | None = None
     messages: Annotated[list[_Message], msgspec.Meta(min_length=1)] | None = None
     prompt: str | list[str] | None = None
     max_tokens: _Count | None = None
     max_completion_tokens: _Count | None = None
     stop: _Stop | list[_Stop] | None = None
     seed: int | None = None
+    n: _Choices | None = None
+    logprobs: bool | _Top | None = None
+    top_logprobs: _Top | None = None
+    tools: list[Named] | None = None
+    tool_choice: Literal["none", "auto", "required"] | Named | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    input: str | list[Any] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: _Dimensions | None = None
     penstock_fault: Faults = Faults()
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether vectors are wanted, not text."""
+        return self.input is not None and self.messages is None and self.prompt is None
+
+    @property
+    def top(self) -> int | None:
+        """How many of the likeliest tokens are told; None: no logprobs. A chat says so in two fields, a completion in
+        one."""
+        match self.logprobs:
+            case None | False:
+                return None
+            case True:
+                return self.top_logprobs or 0
+            case count:
+                return count
+
+    @property
+    def reason_of_call(self) -> str:
+        """Why an output that is a call ended: OpenAI's API tells a call that the client has named from others."""
+        return "stop" if isinstance(self.tool_choice, Named) else "tool_calls"
 
 
 _body_decoder = msgspec.json.Decoder(Body)
