@@ -76,11 +76,19 @@ class Choice:
 
 
 def add_deltas(choices: list[Choice], deltas: Iterable[Delta]) -> None:
-    """Adds each delta to its choice; a choice begins with its first one."""
+    """Adds each delta to its choice; a choice begins with its first one that holds anything, because records leave out
+    the others and all folds of a log must be equal."""
     for delta in deltas:
-        while delta.choice >= len(choices):
-            choices.append(Choice())
+        if delta.choice >= len(choices):
+            if not has_content(delta):
+                continue
+            choices.extend([Choice() for _ in range(delta.choice + 1 - len(choices))])
         choices[delta.choice].add(delta)
+
+
+def has_content(delta: Delta) -> bool:
+    """Whether there is anything in it."""
+    return bool(delta.text or delta.reasoning or delta.tools or delta.logprobs)
 
 
 def content_bytes(choices: list[Choice]) -> bytes:

@@ -6,6 +6,7 @@ from collections import deque
 from itertools import islice
 from typing import NamedTuple
 
+from schemas.choices import has_content
 from schemas.log import Fold
 from schemas.output import Delta, TokenLogprob, ToolPiece
 
@@ -156,7 +157,7 @@ def _merged(chunks: list[Chunk]) -> Chunk:
             alike.append(delta)
     if alike:
         merged.append(_joined(alike))
-    return Chunk(ids, [delta for delta in merged if _has_content(delta)], of)
+    return Chunk(ids, [delta for delta in merged if has_content(delta)], of)
 
 
 def _are_alike(one: Delta, other: Delta) -> bool:
@@ -189,10 +190,6 @@ def _joined(alike: list[Delta]) -> Delta:
             tools.append(piece)
     logprobs = [logprob for delta in alike for logprob in delta.logprobs]
     return Delta(text, first.choice, reasoning, tools, logprobs)
-
-
-def _has_content(delta: Delta) -> bool:
-    return bool(delta.text or delta.reasoning or delta.tools or delta.logprobs)
 
 
 def _size(chunk: Chunk) -> int:
