@@ -20,7 +20,7 @@ run: $(VENV)/.installed ## broker, scheduler, worker and edge on http://127.0.0.
 	$(BIN)/penstock up $(ARGS)
 
 demo: $(VENV)/.installed ## start everything on free ports, stream one answer, stop
-	@$(BIN)/penstock up --store $(DEMO_STORE) --port 0 --broker-port 0 --log-level warning & up=$$!; \
+	@$(BIN)/penstock up --engine simulator --store $(DEMO_STORE) --port 0 --broker-port 0 --log-level warning & up=$$!; \
 	trap 'kill $$up 2>/dev/null; wait $$up' EXIT; \
 	for _ in $$(seq $$(($(DEMO_START_S) * 5))); do \
 	  if $(BIN)/penstock status --store $(DEMO_STORE) --json 2>/dev/null | grep -q '"health":"ok"'; then break; fi; \

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.system import SIMULATED
 from infra.supervisor import Role
 from infra.tether import tethered
 from infra.up import role_command
@@ -19,7 +20,8 @@ STOP_TIMEOUT_S = 60.0
 
 
 class RoleProcess:
-    """One role's process. It is ready when the constructor returns, unless `wait` is False."""
+    """One role's process, a worker with the simulator where no engine is named. It is ready when the constructor
+    returns, unless `wait` is False."""
 
     def __init__(
         self, role: Role, process_id: str, log_path: Path, *, wait: bool = True, **settings: object
@@ -27,6 +29,8 @@ class RoleProcess:
         self.id = process_id
         self.log_path = log_path
         self._ready_fd, write_end = os.pipe()
+        if role == "worker" and "engine" not in settings:
+            settings |= SIMULATED
         sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         command = role_command(role, ["--id", process_id, "--ready-fd", str(write_end), *sets])
         with log_path.open("wb") as log:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 REPOSITORY = Path(__file__).parents[1]
 START_TIMEOUT_S = 60.0
 POLL_S = 0.02
+SIMULATED = {"engine": "simulator", "model": "penstock-sim"}
 
 
 class Process(NamedTuple):
@@ -32,7 +33,7 @@ class Process(NamedTuple):
 
 
 class System:
-    """One running `penstock up`.
+    """One running `penstock up`; with the simulator, where the settings name no engine.
 
     `beside(nats_url)` is called as soon as the broker is known, to start what must run next to `up` before everything
     can be ready: the only worker, say.
@@ -41,6 +42,8 @@ class System:
     def __init__(
         self, store: Path, *, beside: Callable[[str], object] | None = None, **settings: object
     ) -> None:
+        if "engine" not in settings:
+            settings |= SIMULATED
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
         self.store = store
         self.log_path = store / "up.log"

@@ -14,7 +14,7 @@ import msgspec
 from schemas.requests import CLASSES, MAX_TOKENS
 
 LETTER_MODEL = "penstock-sim"
-"""The default of the setting `model`: what the workers of every world serve."""
+"""What the workers of every world serve."""
 
 FAULTS_SPAN_S = (2.0, 10.0)
 """Clients come and things go wrong for so long; everything that broke is mended at its end, if not before."""

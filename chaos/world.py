@@ -19,7 +19,7 @@ from chaos.clients import NatsClient, Reader
 from chaos.ledger import Ledger
 from chaos.loop import NOBODY, VirtualLoop
 from chaos.network import Network
-from chaos.plan import LEADER, RUNNER, Plan, Step
+from chaos.plan import LEADER, LETTER_MODEL, RUNNER, Plan, Step
 from chaos.processes import Machine, Process, RoleName
 from chaos.rest import Baseline
 from chaos.virtual import EPOCH_S, unix_s, virtual
@@ -88,7 +88,7 @@ class World:
             now=lambda: unix_s(self.loop), call_at=self._call_at, faults=self.weather.faults
         )
         self.loop.dial = Network(self.broker).dial
-        settings = Settings.model_construct(**plan.shape.settings)
+        settings = Settings.model_construct(engine="simulator", model=LETTER_MODEL, **plan.shape.settings)
         self.ledger = Ledger(self.loop.time, self.violated, self.count, attempts_max=settings.attempts_max)
         self.watcher = Watcher(self, self.violated, strikes_max=settings.strikes_max)
         self.ledger.on_ctl.append(self.watcher.on_ctl)

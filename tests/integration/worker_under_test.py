@@ -50,7 +50,12 @@ class Stage:
 
     async def start_worker(self, **settings: object) -> None:
         """Returns when it pulls."""
-        all_settings = {"nats_url": self._broker.url, "itl_ms": 2, "ttft_ms": 1} | settings
+        all_settings = {
+            "nats_url": self._broker.url,
+            "engine": "simulator",
+            "itl_ms": 2,
+            "ttft_ms": 1,
+        } | settings
         options = [word for name, value in all_settings.items() for word in ("--set", f"{name}={value}")]
         with self.log_path.open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
