@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -23,7 +24,10 @@ from rich.table import Table
 from infra.broker import Broker, BrokerError
 from infra.chat import ChatError, chat_once, chat_session
 from infra.dead_cli import dead_app
-from infra.settings import SettingsError, describe, explain, load_settings
+from infra.engine_choice import NoEngine
+from infra.engine_settings import REPEATABLE
+from infra.setting_topics import Described, by_topic
+from infra.settings import SettingsError, explain, hand_down, load_settings
 from infra.status import StatusError, collect_status, print_status
 from infra.store import StoreInUseError, lock_store, read_state
 from infra.supervisor import EXIT_CONFIG, EXIT_ERROR, Role
@@ -43,6 +47,7 @@ app.add_typer(dead_app, name="dead")
 ALIASES = {"nats_url": "--connect", "store_dir": "--store"}
 
 StoreOption = Annotated[Path | None, typer.Option("--store", help="Store directory of the `up` to ask.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 Overrides = dict[str, str]
 
 
@@ -50,7 +55,7 @@ def main() -> None:
     """Entry point. What the user can mend is one line on stderr; anything else is a bug with its traceback."""
     try:
         app()
-    except (SettingsError, BrokerError, StoreInUseError, UpError) as error:
+    except (SettingsError, BrokerError, StoreInUseError, NoEngine, UpError) as error:
         print(f"penstock: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
     except (ChatError, StatusError, PenstockError) as error:
@@ -58,31 +63,47 @@ def main() -> None:
         sys.exit(EXIT_ERROR)
 
 
-def with_settings(command: Callable[[Overrides], None]) -> Callable[..., None]:
-    """Gives a command one option for each setting; it gets those that were used, by the setting's name."""
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command one option for each setting, after its own. Those that were used, by the setting's name, are its
+    first argument."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
     @functools.wraps(command)
-    def run(**options: str | None) -> None:
-        command({name: value for name, value in options.items() if value is not None})
+    def run(**options: Any) -> None:
+        others = {parameter.name: options.pop(parameter.name) for parameter in own}
+        given = {name: value for name, value in options.items() if value not in (None, [])}
+        words = {
+            name: shlex.join(value) if isinstance(value, list) else value for name, value in given.items()
+        }
+        command(words, **others)
 
-    parameters = [
+    settings = [
         inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, default, meaning)
+            setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(setting)
         )
-        for name, default, meaning in describe()
+        for topic in by_topic().values()
+        for setting in topic
     ]
+    parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *settings]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__wrapped__
     return run
 
 
-def _option(name: str, default: str, meaning: str) -> Any:
+def _option(setting: Described) -> Any:
+    name = setting.name
     flags = [f"--{name.replace('_', '-')}", *([ALIASES[name]] if name in ALIASES else [])]
-    return Annotated[
-        str | None,
-        typer.Option(*flags, help=escape(f"{meaning} [{default}]"), show_default=False, metavar=""),
-    ]
+    repeatable = name in REPEATABLE
+    words = f"{setting.meaning} May be repeated." if repeatable else setting.meaning
+    option = typer.Option(
+        *flags,
+        help=escape(f"{words} [{setting.default}]" if setting.default else words),
+        show_default=False,
+        metavar="",
+        rich_help_panel=setting.topic,
+    )
+    return Annotated[list[str] | None if repeatable else str | None, option]
 
 
 @app.command()
@@ -90,6 +111,13 @@ def _option(name: str, default: str, meaning: str) -> Any:
 def up(overrides: Overrides) -> None:
     """Everything in one terminal: broker, scheduler, workers and edges, restarted when they die."""
     sys.exit(run_up(overrides))
+
+
+@app.command()
+@with_settings
+def doctor(overrides: Overrides, as_json: JsonOption = False) -> None:
+    """What is installed, what is missing, which command gets it, and what `up` would run; 0 if it would work."""
+    _become("worker", overrides, "--doctor", *(["--json"] if as_json else []))
 
 
 @app.command()
@@ -148,7 +176,7 @@ def chat(
 @app.command()
 def status(
     store: StoreOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What runs, and how much waits."""
     report = collect_status(_store_dir(store))
@@ -174,12 +202,12 @@ def show_version() -> None:
         print("not installed: runs from a checkout")
 
 
-def _become(role: Role, overrides: Overrides) -> None:
+def _become(role: Role, overrides: Overrides, *words: str) -> None:
     """Turns this process into one of the role's."""
     load_settings(overrides)
-    sets = [word for name, value in overrides.items() for word in ("--set", f"{name}={value}")]
-    command = role_command(role, sets)
-    os.execv(command[0], command)
+    handed = hand_down(overrides)
+    command = role_command(role, [*words, *handed.words])
+    os.execve(command[0], command, handed.environment)
 
 
 def _store_dir(store: Path | None) -> Path:

@@ -10,12 +10,25 @@ from pydantic_settings import BaseSettings
 
 from infra.setting_types import FaultAt, Milliseconds
 
+REPEATABLE = ("engine_arg", "lora")
+"""Settings of several words, separated as in a shell; an option of that name may be given once for each word."""
+
 
 class EngineSettings(BaseSettings):
     """The part of the settings that only workers use."""
 
-    engine: str = Field("simulator", min_length=1, description="What workers run the model on.")
-    model: str = Field("penstock-sim", min_length=1, max_length=256, description="Model the workers serve.")
+    engine: str = Field(
+        "auto",
+        min_length=1,
+        description="What workers run the model on: `vllm`, `llamacpp`, `openai`, `simulator`; "
+        "`auto` is what fits the model and is installed.",
+    )
+    model: str = Field(
+        "",
+        max_length=256,
+        description="Model the workers serve: a `.gguf` file, a model's folder, an id of Hugging Face, or a name that "
+        "the upstream knows; empty: the one that is there.",
+    )
     slots: int = Field(
         0, ge=0, le=65_536, description="Requests one worker runs at the same time; 0: as the engine says."
     )

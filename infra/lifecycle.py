@@ -27,7 +27,8 @@ from typing import Any, NoReturn
 import uvloop
 
 from infra.logs import configure_logs, get_logger
-from infra.settings import Settings, SettingsError, describe, load_settings
+from infra.setting_topics import describe
+from infra.settings import Settings, SettingsError, load_settings
 
 log = get_logger("lifecycle")
 
@@ -109,17 +110,20 @@ class RoleContext:
 
 
 Serve = Callable[[RoleContext], Awaitable[None]]
+Complete = Callable[[Settings], Settings]
 
 
-def run_role(role: str, serve: Serve) -> NoReturn:
-    """Runs `serve` until it returns or fails, and exits the process.
+def run_role(role: str, serve: Serve, *, complete: Complete = lambda settings: settings) -> NoReturn:
+    """Runs `serve` until it returns or fails, and exits the process. `complete` fills in settings that were left open;
+    a SettingsError of it is bad configuration.
 
     The one place that catches everything.
     """
     arguments = _parser(role).parse_args()
     try:
-        settings = load_settings(_overrides(arguments.set))
+        settings = load_settings(overrides_of(arguments.set))
         configure_logs(settings, role=role, process_id=arguments.id)
+        settings = complete(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             code = runner.run(live(serve, settings, arguments.id, arguments.ready_fd))
     except* SettingsError as errors:
@@ -150,6 +154,17 @@ async def live(serve: Serve, settings: Settings, process_id: str, ready_fd: int 
         return 1
     log.info("stopped")
     return 0
+
+
+def overrides_of(assignments: list[str]) -> dict[str, str]:
+    """The settings in the words `NAME=VALUE` of `--set` options. Raises SettingsError."""
+    overrides = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {assignment}: expected NAME=VALUE")
+        overrides[name.strip()] = value
+    return overrides
 
 
 def _spare_the_collector() -> None:
@@ -203,7 +218,7 @@ def _leaf(error: BaseException) -> BaseException:
 
 
 def _parser(role: str) -> argparse.ArgumentParser:
-    names = "\n".join(f"  {name:24} {meaning} [{default}]" for name, default, meaning in describe())
+    names = "\n".join(f"  {name:24} {meaning} [{default}]" for name, default, meaning, _ in describe())
     parser = argparse.ArgumentParser(
         prog=f"penstock {role}",
         description=f"One {role} process of Penstock.",
@@ -229,13 +244,3 @@ def _process_id(text: str) -> str:
     if not _ID.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} must match {_ID.pattern}")
     return text
-
-
-def _overrides(assignments: list[str]) -> dict[str, str]:
-    overrides = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {assignment}: expected NAME=VALUE")
-        overrides[name.strip()] = value
-    return overrides

@@ -252,7 +252,7 @@ def explain(cli: Mapping[str, object] | None = None) -> list[Explained]:
     """Each setting with its value and its source, in the order of declaration, secrets redacted."""
     settings, given = load_settings(cli), _given(cli or {})
     return [
-        Explained(name, _shown(getattr(settings, name)), given[name].source if name in given else "default")
+        Explained(name, shown(getattr(settings, name)), given[name].source if name in given else "default")
         for name in Settings.model_fields
     ]
 
@@ -267,29 +267,44 @@ def source_of(name: str, cli: Mapping[str, object] | None = None) -> str:
     return given[name].source if name in given else "default"
 
 
-class Described(NamedTuple):
-    """What documentation and `--help` say about one setting."""
+class HandedDown(NamedTuple):
+    """Settings on their way to a child process: words of its command line, and the whole of its environment."""
 
-    name: str
-    default: str
-    meaning: str
-
-
-def describe() -> list[Described]:
-    """All settings in the order of declaration."""
-    fields = Settings.model_fields.items()
-    return [Described(name, _shown(field.default), str(field.description)) for name, field in fields]
+    words: list[str]
+    environment: dict[str, str]
 
 
-def settings_table() -> str:
-    """The README's table: one markdown row for each setting."""
-    rows = [f"| `{name}` | `{default}` | {meaning} |" for name, default, meaning in describe()]
-    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows]) + "\n"
+def hand_down(cli: Mapping[str, str]) -> HandedDown:
+    """How a child process gets what this one was given on its command line: in the same way, but what holds credentials
+    in its environment. Every user of a machine can read the command lines of all processes."""
+    secret = {name: value for name, value in cli.items() if _is_secret(name, value)}
+    words = [word for name in cli if name not in secret for word in ("--set", f"{name}={cli[name]}")]
+    variables = {f"{ENV_PREFIX}{name.upper()}": value for name, value in secret.items()}
+    # The same variable in other letters would be a second value of the setting.
+    inherited = {name: value for name, value in os.environ.items() if name.upper() not in variables}
+    return HandedDown(words, inherited | variables)
+
+
+def foreign_variable(name: str) -> str | None:
+    """An environment variable that other programs read and this one must not contradict: where their caches are, which
+    devices they may use. None where it is not set."""
+    return os.environ.get(name)
 
 
 def redact(text: str) -> str:
     """Text with URLs in it, without their user names, passwords and tokens."""
     return re.sub(r"(?<=://)[^/\s]*@", f"{REDACTED}@", text)
+
+
+def shown(value: object) -> str:
+    """A setting's value as it may be printed."""
+    match value:
+        case SecretStr():
+            return REDACTED if value.get_secret_value() else ""
+        case float():
+            return f"{value:g}"
+        case _:
+            return redact(str(value))
 
 
 class _Given(NamedTuple):
@@ -318,6 +333,7 @@ def _toml() -> dict[str, Any]:
 def _origin(name: str, given: Mapping[str, _Given]) -> str:
     """A given value as its author wrote it: `PENSTOCK_PORT='x'` (environment)."""
     value, source = given[name]
+    value = REDACTED if _is_secret(name, "") else value
     written = {
         "environment": f"{ENV_PREFIX}{name.upper()}={value!r}",
         "command line": f"--{name.replace('_', '-')} {value}",
@@ -333,11 +349,7 @@ def _sentence(detail: Mapping[str, Any], given: Mapping[str, _Given]) -> str:
     return f"bad setting {', '.join(_origin(name, given) for name in names)}: {reason}"
 
 
-def _shown(value: object) -> str:
-    match value:
-        case SecretStr():
-            return REDACTED
-        case float():
-            return f"{value:g}"
-        case _:
-            return redact(str(value))
+def _is_secret(name: str, value: str) -> bool:
+    """Whether the setting is one, or this value is a URL with a password in it."""
+    field = Settings.model_fields.get(name)
+    return (field is not None and field.annotation is SecretStr) or redact(value) != value

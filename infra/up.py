@@ -25,11 +25,12 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from infra import supervisor
+from infra import commands, supervisor
 from infra.broker import BrokerPlan, is_healthy, plan_broker
 from infra.child_logs import ChildLogs
+from infra.engine_choice import EngineChoice, ask_worker
 from infra.logs import configure_logs, get_logger, is_pretty
-from infra.settings import Settings, load_settings, redact, source_of
+from infra.settings import Settings, hand_down, load_settings, redact, source_of
 from infra.store import ProcessState, StoreState, lock_store, remove_state, write_state
 from infra.supervisor import Role, SupervisorCore
 from infra.tether import tethered
@@ -56,7 +57,7 @@ def role_command(role: Role, arguments: list[str]) -> list[str]:
 def run_up(cli: Mapping[str, str]) -> int:
     """Runs until stopped; the exit code.
 
-    Raises SettingsError, BrokerError, StoreInUseError or UpError at start.
+    Raises SettingsError, BrokerError, StoreInUseError, NoEngine or UpError at start.
     """
     settings = load_settings(cli)
     configure_logs(settings, role="up", process_id="up")
@@ -65,10 +66,26 @@ def run_up(cli: Mapping[str, str]) -> int:
         embedded = source_of("nats_url", cli) == "default"
         broker = plan_broker(settings) if embedded else None
         with reserve_port(settings.host, settings.port) as reserved:
-            return asyncio.run(_Up(settings, cli, broker, port=reserved.getsockname()[1]).run())
+            choice = choose_engine(settings, cli)
+            _print_choice(choice)
+            up = _Up(settings, cli, broker, choice, port=reserved.getsockname()[1])
+            return asyncio.run(up.run())
     finally:
         remove_state(settings.store_dir)
         os.close(lock)
+
+
+def choose_engine(settings: Settings, cli: Mapping[str, str]) -> EngineChoice:
+    """What the workers run, the same for all of them and after each restart. A worker's process is asked if there is
+    something to choose. Raises NoEngine."""
+    if settings.workers == 0:
+        return EngineChoice(settings.engine, settings.model, "no worker")
+    if settings.engine != "auto" and settings.model:
+        return EngineChoice(settings.engine, settings.model, f"{settings.engine} with {settings.model}")
+    handed = hand_down(cli)
+    choice = ask_worker(role_command("worker", ["--choose", *handed.words]), handed.environment)
+    log.info("engine chosen", engine=choice.engine, model=choice.model, why=choice.line)
+    return choice
 
 
 def reserve_port(host: str, port: int) -> socket.socket:
@@ -99,16 +116,25 @@ class _Running(NamedTuple):
 
 class _Up:
     def __init__(
-        self, settings: Settings, cli: Mapping[str, str], broker: BrokerPlan | None, *, port: int
+        self,
+        settings: Settings,
+        cli: Mapping[str, str],
+        broker: BrokerPlan | None,
+        choice: EngineChoice,
+        *,
+        port: int,
     ) -> None:
         self._settings = settings
+        self._choice = choice
         self._broker = broker
         self._url = f"http://{_reachable(settings.host)}:{port}"
         self._nats_url = broker.url if broker else settings.nats_url
         pretty = is_pretty(settings)
-        self._overrides = {**cli, "port": str(port), "log_format": "pretty" if pretty else "json"}
+        overrides = {**cli, "port": str(port), "log_format": "pretty" if pretty else "json"}
+        overrides |= {"engine": choice.engine, "model": choice.model}
         if broker:
-            self._overrides["nats_url"] = broker.url
+            overrides["nats_url"] = broker.url
+        self._handed = hand_down(overrides)
         self._roles = _children(settings, with_broker=broker is not None)
         self._core = SupervisorCore(self._roles, drain_timeout_s=settings.drain_timeout_s)
         self._logs = ChildLogs(list(self._roles), pretty=pretty)
@@ -160,6 +186,7 @@ class _Up:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            env=None if self._roles[name] == "broker" else self._handed.environment,
             pass_fds=(write_end,),
             start_new_session=True,
         )
@@ -172,8 +199,7 @@ class _Up:
         if role == "broker":
             assert self._broker is not None
             return self._broker.command
-        sets = [word for key, value in self._overrides.items() for word in ("--set", f"{key}={value}")]
-        return role_command(role, ["--id", process_id, "--ready-fd", str(ready_fd), *sets])
+        return role_command(role, ["--id", process_id, "--ready-fd", str(ready_fd), *self._handed.words])
 
     async def _watch(self, name: str, process: asyncio.subprocess.Process, ready_fd: int) -> None:
         """One child from its start to its end."""
@@ -213,12 +239,12 @@ class _Up:
             if (running := self._running.get(name))
         ]
         monitor_url = self._broker.monitor_url if self._broker else None
-        state = StoreState(self._url, redact(self._nats_url), monitor_url, self._settings.model, processes)
+        state = StoreState(self._url, redact(self._nats_url), monitor_url, self._choice.model, processes)
         write_state(self._settings.store_dir, state)
 
     def _announce(self) -> None:
         log.info("serving", url=self._url, nats_url=redact(self._nats_url), processes=len(self._roles))
-        _print_banner(self._settings, self._url, self._nats_url, self._roles)
+        _print_banner(self._settings, self._choice, self._url, self._nats_url, self._roles)
 
     def _finish(self, finish: supervisor.Finish) -> int:
         if finish.culprit is not None:
@@ -238,25 +264,33 @@ def _children(settings: Settings, *, with_broker: bool) -> dict[str, Role]:
     return children | {f"{role}-{n}": role for role, count in counts.items() for n in range(1, count + 1)}
 
 
-def _print_banner(settings: Settings, url: str, nats_url: str, roles: Mapping[str, Role]) -> None:
-    engine = settings.engine
-    if engine == "simulator":
-        engine += ": made-up words at a set pace, not a language model"
+def _print_choice(choice: EngineChoice) -> None:
+    """At once, since the first answer may be minutes away while a model is loaded."""
+    Console(highlight=False).print(f"[bold]penstock[/] runs {escape(choice.line)}", soft_wrap=True)
+
+
+def _print_banner(
+    settings: Settings, choice: EngineChoice, url: str, nats_url: str, roles: Mapping[str, Role]
+) -> None:
     counts = [f"{count} {role}" for role, count in Counter(roles.values()).items()]
-    message = {"model": settings.model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+    message = {"model": choice.model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
     store = "" if settings.store_dir == Path(".penstock") else f" --store {settings.store_dir}"
-    lines = {
-        "url": f"{url}/v1",
-        "model": settings.model,
-        "engine": engine,
-        "broker": redact(nats_url),
-        "running": ", ".join(counts),
-        "try": f'penstock chat{store} "Tell me about rivers"',
-        "or": f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' -d '{json.dumps(message)}'",
-    }
+    lines = [
+        ("url", f"{url}/v1"),
+        ("model", choice.model),
+        ("engine", choice.line),
+        ("broker", redact(nats_url)),
+        ("running", ", ".join(counts)),
+        ("try", f'{commands.penstock()} chat{store} "Tell me about rivers"'),
+        (
+            "or",
+            f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' -d '{json.dumps(message)}'",
+        ),
+        *zip(("a model", *[""] * len(choice.commands)), choice.commands, strict=False),
+    ]
     console = Console(highlight=False)
     console.rule("[bold green]penstock is up", align="left", style="green")
-    for name, line in lines.items():
+    for name, line in lines:
         # No box and no wrapping: the commands are there to be copied.
         console.print(f"[dim]{name:8}[/] {escape(line)}", soft_wrap=True)
     console.rule(style="green")

@@ -20,13 +20,29 @@ from infra.store import is_running
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 20.0
 
+API_KEY = "sk-only-for-the-worker"
+
 ROLE = """
+import sys
+
 from infra.lifecycle import RoleContext, run_role
 from infra.settings import SettingsError
+
+if sys.argv[1] == "--choose":
+    if "engine=wrong" in sys.argv:
+        print('{{"t": "refusal", "why": "there is no such engine: take another"}}')
+    elif "engine=crashes" in sys.argv:
+        raise RuntimeError("chosen badly")
+    else:
+        print('{{"t": "choice", "engine": "e", "model": "m", "line": "e with m [1]", "commands": ["first", "then"]}}')
+    sys.exit()
 
 async def serve(context: RoleContext) -> None:
     if "{role}" == "worker" and context.settings.engine == "none":
         raise SettingsError("bad setting --engine none (command line): there is no such engine")
+    if "{role}" == "worker" and context.settings.upstream:
+        assert context.settings.upstream_api_key.get_secret_value() == "{key}"
+        assert context.settings.upstream == "http://me:pw@a/v1"
     context.ready()
     await context.stop.wait()
 
@@ -42,7 +58,7 @@ class Up:
         for package, role in (("edge", "edge"), ("scheduler", "scheduler"), ("workers", "worker")):
             (directory / package).mkdir()
             (directory / package / "__init__.py").touch()
-            (directory / package / "__main__.py").write_text(ROLE.format(role=role))
+            (directory / package / "__main__.py").write_text(ROLE.format(role=role, key=API_KEY))
         self.environment = {**os.environ, "PYTHONPATH": f"{directory}:{ROOT}"}
         self.process: subprocess.Popen[str] | None = None
 
@@ -109,7 +125,15 @@ def test_starts_announces_and_drains_in_order(up: Up) -> None:
     banner, logs = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0
     assert "penstock is up" in banner
-    assert "not a language model" in banner
+    assert banner.startswith("penstock runs e with m [1]\n"), "at once, before a model is loaded"
+    assert [
+        line.split(maxsplit=1)[1] for line in banner.splitlines() if line.startswith(("model ", "engine "))
+    ] == [
+        "m",
+        "e with m [1]",
+    ]
+    assert "first\n" in banner
+    assert "then\n" in banner
     assert "curl -N http://127.0.0.1:" in banner
     events = [json.loads(line) for line in logs.splitlines()]
     ended = [event["child"].split("-")[0] for event in events if event["event"] == "ended"]
@@ -141,10 +165,55 @@ def test_a_second_up_on_the_same_store_is_refused(up: Up) -> None:
 
 
 def test_bad_configuration_of_a_child_stops_all_with_its_words(up: Up) -> None:
-    process = up.start("--engine", "none")
+    process = up.start("--engine", "none", "--model", "m")
     _, logs = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 2
     assert logs.splitlines()[-1].endswith("bad setting --engine none (command line): there is no such engine")
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [("wrong", "there is no such engine: take another"), ("crashes", "RuntimeError: chosen badly")],
+)
+def test_what_no_engine_can_run_starts_nothing(up: Up, engine: str, said: str) -> None:
+    refused = up.command("up", "--port", "0", "--broker-port", "0", "--engine", engine)
+    assert refused.returncode == 2
+    assert said in refused.stderr.splitlines()[-1]
+    assert not (up.directory / ".penstock/broker/jetstream").exists(), "the broker has not run"
+
+
+def test_the_choice_holds_for_all_workers_and_restarts(up: Up) -> None:
+    up.start("--workers", "2")
+    workers = [child for child in up.wait_ready(5) if child["role"] == "worker"]
+    os.kill(workers[0]["pid"], signal.SIGKILL)
+    wait_for(lambda: workers[0]["pid"] not in [child["pid"] for child in up.processes()])
+    for child in up.wait_ready(5):
+        if child["role"] == "worker":
+            line = Path(f"/proc/{child['pid']}/cmdline").read_text().split("\0")
+            assert {"engine=e", "model=m"} <= set(line)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows command lines in files")
+def test_secrets_are_on_no_command_line_and_in_no_log(up: Up) -> None:
+    process = up.start(
+        "--upstream", "http://me:pw@a/v1", "--upstream-api-key", API_KEY, "--log-level", "debug"
+    )
+    pids = [child["pid"] for child in up.wait_ready(4)]
+    for pid in pids:
+        line = Path(f"/proc/{pid}/cmdline").read_text()
+        assert API_KEY not in line
+        assert "me:pw" not in line
+    state = (up.directory / ".penstock/penstock.json").read_text()
+    process.send_signal(signal.SIGINT)
+    said = "".join(process.communicate(timeout=DEADLINE_S)) + state
+    assert process.returncode == 0
+    assert "ready" in said
+    assert API_KEY not in said
+    assert "me:pw" not in said
+    up.environment |= {"PENSTOCK_UPSTREAM_API_KEY": API_KEY}
+    shown = up.command("config", "show").stdout
+    assert "***" in shown
+    assert API_KEY not in shown
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a child to its parent")

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from infra.engine_settings import REPEATABLE
+from infra.setting_topics import STARTS, by_topic, describe, settings_tables
 from infra.settings import (
     Settings,
     SettingsError,
-    describe,
     explain,
+    hand_down,
     load_settings,
     redact,
-    settings_table,
     source_of,
 )
 
@@ -126,9 +127,48 @@ def test_credentials_are_shown_nowhere() -> None:
     assert "hunter2" not in str(error.value)
 
 
+def test_secrets_are_shown_nowhere() -> None:
+    key = "sk-hunter2"
+    assert load_settings({"upstream_api_key": key}).upstream_api_key.get_secret_value() == key
+    shown = {line.name: line.value for line in explain({"upstream_api_key": key})}
+    assert shown["upstream_api_key"] == "***"
+    assert {line.name: line.value for line in explain()}["upstream_api_key"] == "", (
+        "whether there is one is no secret"
+    )
+    toml("upstream_api_key = 123456")
+    with pytest.raises(SettingsError, match="upstream_api_key") as error:
+        load_settings()
+    assert "123456" not in str(error.value)
+
+
+def test_children_get_secrets_by_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("penstock_upstream_api_key", "weaker")
+    monkeypatch.setenv("UNRELATED", "kept")
+    cli = {
+        "upstream_api_key": "sk-1",
+        "upstream": "http://me:pw@a/v1",
+        "nats_url": "nats://a:4222",
+        "port": "1",
+    }
+    words, environment = hand_down(cli)
+    assert words == ["--set", "nats_url=nats://a:4222", "--set", "port=1"]
+    own = {name: value for name, value in environment.items() if name.upper().startswith("PENSTOCK_")}
+    assert own == {"PENSTOCK_UPSTREAM_API_KEY": "sk-1", "PENSTOCK_UPSTREAM": "http://me:pw@a/v1"}
+    assert environment["UNRELATED"] == "kept"
+
+
 def test_documentation_covers_every_setting() -> None:
-    names = [name for name, _, meaning in describe() if meaning.endswith((".", ")"))]
+    names = [setting.name for setting in describe() if setting.meaning.endswith((".", ")"))]
     assert names == list(Settings.model_fields)
-    table = settings_table().splitlines()
-    assert len(table) == 2 + len(names)
-    assert all(line.count("|") == 4 for line in table)
+    rows = [line for line in settings_tables().splitlines() if line.startswith("| `")]
+    assert len(rows) == len(names)
+    assert all(line.count("|") == 4 for line in rows)
+
+
+def test_every_setting_has_a_topic() -> None:
+    assert all(setting.topic for setting in describe())
+    assert set(by_topic()) == set(STARTS.values())
+    assert set(STARTS) <= set(Settings.model_fields), "a topic starts at a setting that is not there"
+    assert set(REPEATABLE) <= set(Settings.model_fields)
+    simulated = {setting.name: setting.meaning for setting in by_topic()["Simulator"]}
+    assert simulated["itl_ms"] == "Time between tokens."
