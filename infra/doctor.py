@@ -51,6 +51,11 @@ class Diagnosis(msgspec.Struct, frozen=True):
     checks: list[Check]
 
 
+class _Info(msgspec.Struct):
+    version: str
+    jetstream: bool = False
+
+
 def check_machine(settings: Settings, cli: Mapping[str, str]) -> list[Check]:
     """Everything but the engines."""
     is_embedded = source_of("nats_url", cli) == "default"
@@ -108,7 +113,11 @@ def _nats_server() -> Check:
 
 def _broker_port(settings: Settings) -> Check:
     if settings.broker_port == 0 or is_free(settings.broker_port):
-        return Check("broker", "ok", f"its own, on port {settings.broker_port or 'any free one'}")
+        return Check(
+            "broker",
+            "ok",
+            f"its own, on {f'port {settings.broker_port}' if settings.broker_port else 'a free port'}",
+        )
     used = f"port {settings.broker_port} of 127.0.0.1 is in use"
     return Check("broker", "problem", used, "--broker-port 0, or --connect nats://… to use what runs there")
 
@@ -134,15 +143,19 @@ def _greeting(url: str) -> str:
         said = connection.makefile("rb").readline(INFO_BYTES_MAX)
     if not said.startswith(b"INFO "):
         raise ValueError("what answers there is not a NATS server")
-    info = msgspec.json.decode(said[5:], type=dict[str, msgspec.Raw])
-    if info.get("jetstream") != b"true":
+    info = msgspec.json.decode(said[len(b"INFO ") :], type=_Info)
+    if not info.jetstream:
         raise ValueError("JetStream is not enabled there")
-    return f"nats-server {msgspec.json.decode(info['version'], type=str)} with JetStream"
+    return f"nats-server {info.version} with JetStream"
 
 
 def _http_port(settings: Settings) -> Check:
     if settings.port == 0 or is_free(settings.port, settings.host):
-        return Check("HTTP port", "ok", f"{settings.host}:{settings.port or 'any free one'}")
+        return Check(
+            "HTTP port",
+            "ok",
+            f"{settings.host}:{settings.port}" if settings.port else f"a free one of {settings.host}",
+        )
     used = f"{settings.host}:{settings.port} is in use or not of this machine"
     return Check("HTTP port", "problem", used, "--port 0, or another --host")
 

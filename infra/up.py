@@ -67,7 +67,7 @@ def run_up(cli: Mapping[str, str]) -> int:
         broker = plan_broker(settings) if embedded else None
         with reserve_port(settings.host, settings.port) as reserved:
             choice = choose_engine(settings, cli)
-            _print_choice(choice)
+            _say(choice, settings)
             up = _Up(settings, cli, broker, choice, port=reserved.getsockname()[1])
             return asyncio.run(up.run())
     finally:
@@ -76,16 +76,12 @@ def run_up(cli: Mapping[str, str]) -> int:
 
 
 def choose_engine(settings: Settings, cli: Mapping[str, str]) -> EngineChoice:
-    """What the workers run, the same for all of them and after each restart. A worker's process is asked if there is
-    something to choose. Raises NoEngine."""
+    """What the workers run, the same for all of them and after each restart: a worker's process says it. Raises
+    NoEngine."""
     if settings.workers == 0:
         return EngineChoice(settings.engine, settings.model, "no worker")
-    if settings.engine != "auto" and settings.model:
-        return EngineChoice(settings.engine, settings.model, f"{settings.engine} with {settings.model}")
     handed = hand_down(cli)
-    choice = ask_worker(role_command("worker", ["--choose", *handed.words]), handed.environment)
-    log.info("engine chosen", engine=choice.engine, model=choice.model, why=choice.line)
-    return choice
+    return ask_worker(role_command("worker", ["--choose", *handed.words]), handed.environment)
 
 
 def reserve_port(host: str, port: int) -> socket.socket:
@@ -264,8 +260,10 @@ def _children(settings: Settings, *, with_broker: bool) -> dict[str, Role]:
     return children | {f"{role}-{n}": role for role, count in counts.items() for n in range(1, count + 1)}
 
 
-def _print_choice(choice: EngineChoice) -> None:
+def _say(choice: EngineChoice, settings: Settings) -> None:
     """At once, since the first answer may be minutes away while a model is loaded."""
+    if not is_pretty(settings):
+        log.info("engine chosen", engine=choice.engine, model=choice.model, why=choice.line)
     Console(highlight=False).print(f"[bold]penstock[/] runs {escape(choice.line)}", soft_wrap=True)
 
 
@@ -286,7 +284,7 @@ def _print_banner(
             "or",
             f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' -d '{json.dumps(message)}'",
         ),
-        *zip(("a model", *[""] * len(choice.commands)), choice.commands, strict=False),
+        *zip(("next", *[""] * len(choice.commands)), choice.commands, strict=False),
     ]
     console = Console(highlight=False)
     console.rule("[bold green]penstock is up", align="left", style="green")

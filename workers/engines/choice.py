@@ -201,7 +201,10 @@ def _simulator(facts: Facts) -> EngineChoice:
 
 def _missing(engine: str, title: str, model: str, facts: Facts) -> str:
     what = f"{title}, which {model} needs," if model else title
-    return f"{what} is not installed: {facts.install[engine]}{_or_served(model, facts)}"
+    no_device = (
+        " (but it wants a CUDA device, and none is in sight)" if engine == "vllm" and not facts.gpus else ""
+    )
+    return f"{what} is not installed: {facts.install[engine]}{no_device}{_or_served(model, facts)}"
 
 
 def _or_served(model: str, facts: Facts) -> str:

@@ -56,7 +56,8 @@ def _named_devices() -> str:
 
 def _vllm(facts: Facts) -> Check:
     if not facts.vllm:
-        return Check("vLLM", "note", "not installed", facts.install["vllm"])
+        wants = "" if facts.gpus else "; it wants a CUDA device"
+        return Check("vLLM", "note", f"not installed{wants}", facts.install["vllm"])
     build = "" if facts.vllm == "cuda" else ", for the CPU"
     if facts.vllm == "cuda" and not facts.gpus:
         return Check("vLLM", "note", f"{_version('vllm')}, for CUDA, of which there is no device")
