@@ -25,6 +25,10 @@ ERRORS: dict[str, ErrorRow] = {
     "context_length": ErrorRow(
         400, "invalid_request_error", "context_length_exceeded", "invalid_request_error"
     ),
+    "invalid_image": ErrorRow(400, "invalid_request_error", "invalid_image", "invalid_request_error"),
+    "image_fetch_failed": ErrorRow(
+        400, "invalid_request_error", "failed_to_download_image", "invalid_request_error"
+    ),
     "not_found": ErrorRow(404, "invalid_request_error", "not_found", "not_found_error"),
     "method_not_allowed": ErrorRow(
         405, "invalid_request_error", "method_not_allowed", "invalid_request_error"
