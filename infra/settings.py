@@ -109,6 +109,18 @@ class Settings(EngineSettings):
         description="Largest HTTP body; larger is 413. The broker takes 8 MiB: room for headers.",
     )
 
+    images_max: int = Field(16, ge=0, le=1024, description="Images in one request.")
+    image_pixels_max: int = Field(
+        7680 * 4320, ge=1, description="Pixels of one image, all frames of an animation together."
+    )
+    image_bytes_max: Bytes = Field(10_000_000, description="Bytes of one image, sent or fetched.")
+    image_hosts: str = Field(
+        "",
+        pattern=r"^[\s,]*((https?://)?(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(:[0-9]{1,5})?([\s,]+|$))*$",
+        description="Hosts whose images are fetched for clients, such as `img.example.com *.example.org`, over https "
+        "unless `http://host` is said; empty: none.",
+    )
+
     head_wait_s: Seconds = Field(
         10, description="The HTTP head is held back this long for a status code that tells more."
     )
