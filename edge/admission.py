@@ -30,7 +30,7 @@ _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 class Arrival:
     """A request as it came in at `at`, in Unix seconds. `headers` are the client's, by lower-case name.
 
-    `fingerprint` is that of `raw`; `dialect` is that of `View`.
+    `fingerprint` is that of the body as the client sent it; `dialect` is that of `View`.
     """
 
     rid: RequestId

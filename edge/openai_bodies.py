@@ -32,9 +32,10 @@ class StreamOptions(msgspec.Struct):
 
 
 class Message(msgspec.Struct):
-    """One turn of a chat; its content is the engine's business."""
+    """One turn of a chat; its content is the engine's business, but for what `edge.images_walk` looks for in it."""
 
     role: str
+    content: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class Body(msgspec.Struct, kw_only=True):

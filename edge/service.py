@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +18,8 @@ from edge.closer import Closer
 from edge.desk import Desk, refuse
 from edge.dialects import Dialect
 from edge.errors import Problem
+from edge.images import Images, images_of
+from edge.images_walk import Remote
 from edge.lineages import Lineages
 from edge.lookup import Found, Lookup
 from edge.openai_bodies import Body
@@ -42,9 +44,18 @@ _log = get_logger("edge")
 
 
 class Edge:
-    """`name` is this process's id; `fail` ends the process. `requests` finds requests by their rid."""
+    """`name` is this process's id; `fail` ends the process. `requests` finds requests by their rid. `images`: None
+    for what the settings say."""
 
-    def __init__(self, settings: Settings, bus: Bus, *, name: str, fail: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        bus: Bus,
+        *,
+        name: str,
+        fail: Callable[[Exception], None],
+        images: Images | None = None,
+    ) -> None:
         js = JetStream(bus, timeout_s=settings.publish_timeout_s)
         log = OutputLog(js)
         sources = LogSources(bus, log, fail)
@@ -66,6 +77,7 @@ class Edge:
         room = WaitingRoom(bus, places=settings.edge_pending_max)
         self._lineages = Lineages(js, lookup, room, timeout_s=settings.publish_timeout_s)
         self._publisher = Publisher(js, lookup, room, timeout_s=settings.publish_timeout_s)
+        self._images = images or images_of(settings)
         self._closer = Closer(bus, js, log)
         self._desk = Desk(settings, bus, name, sources, self._closer)
         self.requests = RequestsApi(settings, js, lookup, sources, self._closer, self.registry, self._desk)
@@ -93,6 +105,9 @@ class Edge:
         body = dialect.decode(raw)
         if isinstance(body, Problem):
             return refuse(body, new_rid)
+        remotes = self._images.check(body)
+        if isinstance(remotes, Problem):
+            return refuse(remotes, new_rid)
         wishes = wishes_of(headers, self._wish_defaults)
         if isinstance(wishes, Problem):
             return refuse(wishes, new_rid)
@@ -101,13 +116,15 @@ class Edge:
             return refuse(refusal, new_rid)
         arrival = Arrival(new_rid, ANONYMOUS, raw, fingerprint(raw), headers, dialect.name, int(time.time()))
         if wishes.key is None:
-            return self._begin(arrival, body, wishes)
+            return await self._begin(arrival, body, wishes, remotes)
         known = await self._known(arrival, wishes.key, wishes.grace_s, streams=body.streams)
-        return (
-            known if isinstance(known, Response) else self._begin(replace(arrival, rid=known), body, wishes)
-        )
+        if isinstance(known, Response):
+            return known
+        return await self._begin(replace(arrival, rid=known), body, wishes, remotes)
 
-    def _begin(self, arrival: Arrival, body: Body, wishes: Wishes) -> Response:
+    async def _begin(
+        self, arrival: Arrival, body: Body, wishes: Wishes, remotes: Sequence[Remote]
+    ) -> Response:
         """The response to a request that is new, as far as is known."""
         admitted = admit(
             arrival,
@@ -120,6 +137,9 @@ class Edge:
         )
         if isinstance(admitted, Problem):
             return refuse(admitted, arrival.rid)
+        raw = await self._images.inline(arrival.raw, remotes, self.body_bytes_max)
+        if isinstance(raw, Problem):
+            return refuse(raw, arrival.rid)
         view = admitted.meta.view
         assert view is not None, "an edge says how the output is to be shown"
         return self._desk.open(
@@ -128,7 +148,9 @@ class Edge:
             view,
             meta=admitted.meta,
             grace_s=wishes.grace_s,
-            submit=partial(self._submit, arrival, admitted, is_keyed=wishes.key is not None),
+            submit=partial(
+                self._submit, replace(arrival, raw=raw), admitted, is_keyed=wishes.key is not None
+            ),
             account=admitted.card.name,
             client_id=arrival.headers.get("x-request-id", ""),
         )
@@ -188,6 +210,7 @@ class Edge:
         """Waits for what still runs in the background, and says good-bye."""
         await self._closer.drain(timeout_s)
         self._desk.audience.close()
+        self._images.close()
 
     async def _submit(self, arrival: Arrival, admitted: Admitted, *, is_keyed: bool) -> Problem | View | None:
         said = await self._publisher.publish(arrival, admitted)
