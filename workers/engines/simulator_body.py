@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -35,9 +36,14 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slow_factor: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
 
 
+class _Image(msgspec.Struct):
+    url: str
+
+
 class _Part(msgspec.Struct):
     type: str = "text"
     text: str = ""
+    image_url: _Image | None = None
 
 
 class _Message(msgspec.Struct):
@@ -138,5 +144,12 @@ def prompt_text(body: Body) -> str:
 
 def _content(message: _Message) -> str:
     if isinstance(message.content, list):
-        return "".join(part.text for part in message.content if part.type == "text")
+        return "".join(_seen(part) for part in message.content)
     return message.content or ""
+
+
+def _seen(part: _Part) -> str:
+    """An image is seen as a word that stands for its bytes: with another image, everything is said otherwise."""
+    if part.type == "image_url" and part.image_url is not None:
+        return f" <image:{hashlib.blake2b(part.image_url.url.encode(), digest_size=8).hexdigest()}> "
+    return part.text if part.type == "text" else ""
