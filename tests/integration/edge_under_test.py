@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 from openai import AsyncOpenAI
 
+from edge.images import Images
 from edge.server import Server, listen
 from edge.service import Edge
 from infra import wire
@@ -215,11 +216,13 @@ async def backend_on(settings: Settings) -> AsyncIterator[Backend]:
 
 
 @contextlib.asynccontextmanager
-async def edge_at(settings: Settings, backend: Backend, name: str = "edge-test") -> AsyncIterator[World]:
+async def edge_at(
+    settings: Settings, backend: Backend, name: str = "edge-test", images: Images | None = None
+) -> AsyncIterator[World]:
     """An edge that is ready, on a connection of its own; there may be several at one backend."""
     failures: list[Exception] = []
     bus = await Bus.connect(settings.nats_url, name=name, fail=failures.append)
-    edge = Edge(settings, bus, name=name, fail=failures.append)
+    edge = Edge(settings, bus, name=name, fail=failures.append, images=images)
     server = Server(edge, linger_s=0.1, shutdown_timeout_s=5)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
