@@ -327,9 +327,10 @@ def _rid(key: str) -> str:
 
 
 def _card(model: str, capabilities: Capabilities) -> dispatch.ModelCard:
+    name = capabilities.name or model
     return dispatch.ModelCard(
-        key=model_key(model),
-        name=model,
+        key=model_key(name),
+        name=name,
         engine=capabilities.engine,
         context_tokens_max=capabilities.context_tokens_max,
         max_tokens_default=capabilities.max_tokens_default,

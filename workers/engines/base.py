@@ -26,6 +26,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     same time. `adapters` are the names of further models that it runs as variants of its own (LoRA).
     `step_s_max` is for an engine whose healthy steps may take longer than the setting of that name allows, because it
     compiles for a new shape, say: the longer one of the two is waited for before it counts as hung.
+    `name` is what clients call the model; empty: as the setting `model` has it.
     """
 
     engine: str
@@ -36,6 +37,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     slots: int
     adapters: list[str] = []
     step_s_max: float = 0.0
+    name: str = ""
 
 
 class EngineLoad(msgspec.Struct, frozen=True):
