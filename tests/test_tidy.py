@@ -33,7 +33,7 @@ SHIPPED = ["schemas", "infra", "edge", "scheduler", "workers"]
 ONLY_IMPORTER = {
     "nats": ["infra/bus.py"],
     "vllm": ["workers/engines/vllm.py"],
-    "xllamacpp": ["workers/engines/llamacpp.py"],
+    "xllamacpp": ["workers/engines/llamacpp.py", "workers/engines/llamacpp_params.py"],
 }
 READS_ENVIRONMENT = "infra/settings.py"
 SUBJECTS = "schemas/subjects.py"

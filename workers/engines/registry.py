@@ -42,4 +42,14 @@ def _simulator(settings: Settings) -> Engine:
     )
 
 
-ENGINES: dict[str, Callable[[Settings], Engine]] = {"simulator": _simulator}
+def _llamacpp(settings: Settings) -> Engine:
+    try:
+        from workers.engines.llamacpp import LlamaCpp
+    except ModuleNotFoundError as error:
+        if error.name != "xllamacpp":
+            raise
+        raise SettingsError("engine=llamacpp needs a package: pip install 'penstock[llamacpp]'") from None
+    return LlamaCpp(settings)
+
+
+ENGINES: dict[str, Callable[[Settings], Engine]] = {"llamacpp": _llamacpp, "simulator": _simulator}

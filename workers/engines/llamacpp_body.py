@@ -1,0 +1,120 @@
+"""A client's body as llama.cpp's server takes it: what it lacks is added, what only its operator may decide is not let
+through. All other fields stay the bytes the client sent. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import msgspec
+
+Call = Literal["chat_completions", "completions", "embeddings"]
+
+OPERATORS_FIELDS = (
+    "id_slot",  # slots are shared: a request that names one would wait for a stranger's
+    "n_cmpl",  # another name of `n`, and these two of `max_tokens`
+    "n_predict",
+    "max_completion_tokens",
+    "sse_ping_interval",  # its comments have no place in a stream that has no socket
+)
+
+
+class BadBody(ValueError):
+    """The client's mistake; the message names the field."""
+
+
+class LlamaBody(msgspec.Struct, frozen=True):
+    """What to call with which body. `shows_top`: a token's alternatives were asked for, not only its logprob."""
+
+    call: Call
+    body: bytes
+    choices: int = 1
+    shows_top: bool = False
+
+
+def seed_of(rid: str) -> int:
+    """31 bits of SHA-256(rid): whoever runs the request gets the same ones."""
+    return int.from_bytes(hashlib.sha256(rid.encode()).digest()[:4], "big") >> 1
+
+
+def llama_body(body: bytes, *, rid: str, max_tokens: int) -> LlamaBody:
+    """Reads a client's body. `max_tokens` holds where it names no limit. Raises BadBody."""
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadBody(f"the request's body is not a JSON object: {error}") from None
+    if "messages" in fields:
+        _refuse_fetching(_value(fields, "messages"))
+        return _generation("chat_completions", fields, rid, max_tokens)
+    if "prompt" in fields:
+        _refuse_several(_value(fields, "prompt"))
+        return _generation("completions", fields, rid, max_tokens)
+    if "input" in fields:
+        return LlamaBody("embeddings", body)
+    raise BadBody("the request has no prompt: `messages`, `prompt` or `input` is required")
+
+
+def _generation(call: Call, fields: dict[str, msgspec.Raw], rid: str, max_tokens: int) -> LlamaBody:
+    limits = (_value(fields, "max_completion_tokens"), _value(fields, "max_tokens"), max_tokens)
+    choices = _value(fields, "n")
+    added: dict[str, Any] = {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": next(limit for limit in limits if limit is not None),
+        # A prefill is seen to go on: without this it would be silent until its end.
+        "return_progress": True,
+    }
+    if _value(fields, "seed") is None:
+        added["seed"] = seed_of(rid)
+    elif "cache_prompt" not in fields:
+        # Who asks for a seed wants the same answer again, and a prompt that comes out of the cache is rounded
+        # differently from one that is read.
+        added["cache_prompt"] = False
+    shows_top = _ask_logprobs(call, fields, added)
+    for name in OPERATORS_FIELDS:
+        fields.pop(name, None)
+    if choices is None:
+        fields.pop("n", None)
+    whole = msgspec.json.encode({**fields, **added})
+    return LlamaBody(call, whole, choices if isinstance(choices, int) else 1, shows_top)
+
+
+def _ask_logprobs(call: Call, fields: dict[str, msgspec.Raw], added: dict[str, Any]) -> bool:
+    """llama.cpp gives logprobs only with at least one alternative."""
+    asked = _value(fields, "logprobs")
+    if asked is None or asked is False:
+        return False
+    name = "top_logprobs" if call == "chat_completions" else "logprobs"
+    if _value(fields, name):
+        return True
+    added[name] = 1
+    return False
+
+
+def _refuse_several(prompt: Any) -> None:
+    """Several prompts are several requests; ids of tokens, mixed with texts or not, are one prompt."""
+    if isinstance(prompt, list) and len(prompt) > 1:
+        kinds = {type(item) for item in prompt}
+        if kinds == {str} or list in kinds:
+            raise BadBody("`prompt` must be one prompt, not a list of several")
+
+
+def _refuse_fetching(value: Any) -> None:
+    """llama.cpp would open any URL or file that a message names: only what the request itself holds gets there."""
+    match value:
+        case list():
+            for item in value:
+                _refuse_fetching(item)
+        case dict():
+            for name, item in value.items():
+                if isinstance(name, str) and name.endswith("_url"):
+                    url = item.get("url") if isinstance(item, dict) else item
+                    if not (isinstance(url, str) and url.startswith("data:")):
+                        raise BadBody(f"`{name}` must be a data: URI: this engine fetches nothing")
+                elif isinstance(item, dict | list):
+                    _refuse_fetching(item)
+
+
+def _value(fields: dict[str, msgspec.Raw], name: str) -> Any:
+    """None: not there, or null."""
+    return msgspec.json.decode(fields[name]) if name in fields else None
