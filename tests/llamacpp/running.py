@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from infra.settings import load_settings
-from schemas.choices import Choice, add_deltas
+from schemas.choices import Choice
 from schemas.log import Fold
 from schemas.requests import RequestMeta
 from workers.engines.base import (

@@ -37,8 +37,8 @@ from workers.engines.base import (
     FailReason,
 )
 from workers.engines.llamacpp_body import BadBody, LlamaBody, llama_body
-from workers.engines.llamacpp_chunks import Chunk, Fault, Totals, decode_chunk
-from workers.engines.llamacpp_file import BadModelFile, read_model_file
+from workers.engines.llamacpp_chunks import Chunk, Totals, decode_chunk
+from workers.engines.llamacpp_file import BadModelFile, read_model_file, sample_hash
 from workers.engines.llamacpp_params import revision_of, server_params
 from workers.engines.replay import Differs, Replay
 
@@ -54,6 +54,9 @@ STOP_S = 5.0
 """Requests that are dropped at the end return with their next token; a hung one is left behind."""
 
 STEPS_METRIC = "llamacpp:n_decode_total "
+
+NOT_EMBEDDING = "`input`: this model makes text, not embeddings"
+ONLY_EMBEDDING = "`messages`, `prompt`: this model makes embeddings: send `input`"
 
 CXX_ERRORS = (ArithmeticError, IndexError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 """What the binding makes of C++ exceptions."""
@@ -90,6 +93,7 @@ class LlamaCpp:
         self._last_step_at = 0.0
         self._decoded: str | None = None
         self._max_tokens = 0
+        self._embeds = False
         self._loop: asyncio.AbstractEventLoop
         self._sink: Callable[[EngineEvent], None]
         self._busy = asyncio.Event()
@@ -102,8 +106,11 @@ class LlamaCpp:
         self._over = self._loop.create_future()
         try:
             model = read_model_file(Path(settings.model))
+            projector = sample_hash(Path(settings.mmproj)) if settings.mmproj else ""
         except (OSError, BadModelFile) as error:
-            raise SettingsError(f"bad setting model={settings.model!r}: {error}") from None
+            raise SettingsError(
+                f"bad setting model={settings.model!r} or mmproj={settings.mmproj!r}: {error}"
+            ) from None
         trained = model.context_tokens or settings.ctx_size
         context = min(settings.ctx_size or trained, trained)
         if not context:
@@ -113,12 +120,13 @@ class LlamaCpp:
             self._server = await self._aside(partial(xllamacpp.Server, params))
         except RuntimeError as error:
             raise SettingsError(f"llama.cpp cannot load model={settings.model!r}: {error}") from None
+        self._embeds = model.embeds
         self._max_tokens = min(settings.max_tokens_default or context, context)
         self._watch = asyncio.create_task(self._watch_steps(), name="llama.cpp steps")
         return Capabilities(
             engine="llamacpp",
             name=model.name,
-            revision=revision_of(settings, model, context),
+            revision=revision_of(settings, model, projector, context),
             tokenizer=model.tokenizer,
             context_tokens_max=context,
             max_tokens_default=self._max_tokens,
@@ -131,6 +139,8 @@ class LlamaCpp:
         rid = request.key.rpartition(".")[2]
         try:
             body = llama_body(request.body, rid=rid, max_tokens=request.meta.max_tokens or self._max_tokens)
+            if (body.call == "embeddings") != self._embeds:
+                raise BadBody(NOT_EMBEDDING if body.call == "embeddings" else ONLY_EMBEDDING)
         except BadBody as error:
             failed = EngineFailed(request.key, request.run, str(error), "bad_request")
             self._loop.call_soon(self._sink, failed)
@@ -241,7 +251,7 @@ class LlamaCpp:
 
     def _finish_embedding(self, run: _Run, answer: bytes) -> None:
         self._step()
-        chunk = msgspec.json.decode(answer, type=_Embedded)
+        chunk = decode_chunk(answer)
         if chunk.error is not None:
             self._fail(run, chunk.error.message, chunk.error.reason)
             return
@@ -306,11 +316,6 @@ class LlamaCpp:
         # A loop that is closed has nobody left who waits: the process is on its way out.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback)
-
-
-class _Embedded(msgspec.Struct):
-    error: Fault | None = None
-    usage: Any = None
 
 
 def _settle(future: asyncio.Future[T], result: Any, error: Exception | None) -> None:

@@ -40,9 +40,13 @@ def seed_of(rid: str) -> int:
 def llama_body(body: bytes, *, rid: str, max_tokens: int) -> LlamaBody:
     """Reads a client's body. `max_tokens` holds where it names no limit. Raises BadBody."""
     try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        fields = msgspec.json.decode(body.decode(), type=dict[str, msgspec.Raw])
+        return _translated(body, fields, rid, max_tokens)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadBody(f"the request's body is not a JSON object: {error}") from None
+
+
+def _translated(body: bytes, fields: dict[str, msgspec.Raw], rid: str, max_tokens: int) -> LlamaBody:
     if "messages" in fields:
         _refuse_fetching(_value(fields, "messages"))
         return _generation("chat_completions", fields, rid, max_tokens)

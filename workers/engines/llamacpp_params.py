@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import os
 import secrets
-from pathlib import Path
 from typing import Any
 
 import xllamacpp
 
 from infra.engine_settings import EngineSettings
 from infra.settings import SettingsError
-from workers.engines.llamacpp_file import ModelFile, sample_hash
+from workers.engines.llamacpp_file import ModelFile
 
 BATCH_TOKENS = 512
 """Prompt tokens read in one step, as many as the library computes at once (`n_ubatch`). Its own 2,048 would be four
 times as long without a sign of life, and as long before a cancelled prefill is noticed."""
 
 
-def revision_of(settings: EngineSettings, model: ModelFile, context: int) -> str:
+def revision_of(settings: EngineSettings, model: ModelFile, projector: str, context: int) -> str:
     """Whatever changes the output. Not the number of threads or slots, which only move roundings."""
     parts = [
         f"xllamacpp {xllamacpp.__version__}",
         model.revision,
-        sample_hash(Path(settings.mmproj)) if settings.mmproj else "",
+        projector,
         str(context),
         settings.flash_attn,
     ]
