@@ -52,4 +52,25 @@ def _llamacpp(settings: Settings) -> Engine:
     return LlamaCpp(settings)
 
 
-ENGINES: dict[str, Callable[[Settings], Engine]] = {"llamacpp": _llamacpp, "simulator": _simulator}
+def _openai(settings: Settings) -> Engine:
+    from workers.engines.upstream import OpenAIEngine, OpenAIOptions
+
+    if not settings.upstream:
+        raise SettingsError("the engine openai needs the setting upstream, such as http://127.0.0.1:8000/v1")
+    return OpenAIEngine(
+        OpenAIOptions(
+            upstream=settings.upstream,
+            model=settings.model,
+            upstream_model=settings.upstream_model,
+            api_key=settings.upstream_api_key.get_secret_value(),
+            parallel=settings.upstream_parallel,
+            max_tokens_default=settings.max_tokens_default,
+        )
+    )
+
+
+ENGINES: dict[str, Callable[[Settings], Engine]] = {
+    "llamacpp": _llamacpp,
+    "openai": _openai,
+    "simulator": _simulator,
+}
