@@ -81,6 +81,8 @@ class Replay:
         for delta in deltas:
             rest = self._logged[delta.choice].rest_of(delta) if delta.choice < len(self._logged) else delta
             if rest.text or rest.reasoning or rest.tools or rest.logprobs:
+                if delta.choice < len(self._logged) and not self._logged[delta.choice].is_content_passed:
+                    raise Differs(f"choice {delta.choice} goes on before all that the log has of it came again")
                 fresh.append(rest)
         return fresh
 
@@ -102,9 +104,13 @@ class _Logged:
 
     @property
     def is_passed(self) -> bool:
-        texts = [self._text, self._reasoning, *self._arguments]
         tokens_left = self._knows_ids and self._at < len(self._ids)
-        return not tokens_left and all(known.is_passed for known in texts)
+        return not tokens_left and self.is_content_passed
+
+    @property
+    def is_content_passed(self) -> bool:
+        """Whether nothing new may differ from what the log has: its parts come again in the order they came in."""
+        return all(known.is_passed for known in (self._text, self._reasoning, *self._arguments))
 
     def pass_token(self, token: int) -> bool:
         """Whether the log has it."""

@@ -128,3 +128,11 @@ def test_without_ids_the_content_says_where_the_log_ends() -> None:
     assert replay.take([0], [Delta(" three")], []) == Made([0], [Delta("three")])
     assert replay.take([0], [Delta(" four")], []) == Made([0], [Delta(" four")])
     assert replay.finish() == []
+
+
+def test_nothing_new_comes_before_all_that_the_log_has() -> None:
+    log = Fold()
+    log.add(0, [0], [Delta("", reasoning="hm")])
+    replay = Replay(prefix_of(log), has_ids=False)
+    with pytest.raises(Differs, match="before all"):
+        replay.take([0], [Delta("an answer without a thought")], [])
