@@ -82,7 +82,9 @@ class Replay:
             rest = self._logged[delta.choice].rest_of(delta) if delta.choice < len(self._logged) else delta
             if rest.text or rest.reasoning or rest.tools or rest.logprobs:
                 if delta.choice < len(self._logged) and not self._logged[delta.choice].is_content_passed:
-                    raise Differs(f"choice {delta.choice} goes on before all that the log has of it came again")
+                    raise Differs(
+                        f"choice {delta.choice} goes on before all that the log has of it came again"
+                    )
                 fresh.append(rest)
         return fresh
 
