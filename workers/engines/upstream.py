@@ -82,7 +82,9 @@ class OpenAIEngine:
         self._name = options.upstream_model or options.model
         self._base = httpx.URL(options.upstream)
         self._client = _client(self._base, options)
-        self._base = self._base.copy_with(username=None, password=None)
+        self._base = self._base.copy_with(
+            username=None, password=None, path=self._base.path.rstrip("/"), fragment=None
+        )
         self._upstream = Upstream(self._name, options.max_tokens_default)
         self._context_tokens_max = 0
         self._refused: dict[str, None] = {}
@@ -108,7 +110,7 @@ class OpenAIEngine:
             log.warning("the upstream does not list this model", model=self._name, listed=len(models))
         self._upstream = Upstream(self._name, self._options.max_tokens_default, tells_ids(model))
         can = capabilities(
-            str(self._base.copy_with(query=None, fragment=None)),
+            str(self._base.copy_with(query=None)),
             self._name,
             model,
             slots=self._options.parallel,
@@ -258,9 +260,7 @@ class OpenAIEngine:
 
     def _url(self, path: str) -> httpx.URL:
         """`/health` is outside of the API's `/v1`."""
-        base = self._base.path.rstrip("/")
-        if path == "health":
-            base = base.removesuffix("/v1")
+        base = self._base.path.removesuffix("/v1") if path == "health" else self._base.path
         return self._base.copy_with(path=f"{base}/{path}")
 
     def _hear(self) -> None:
