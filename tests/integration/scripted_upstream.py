@@ -159,7 +159,11 @@ class ScriptedUpstream:
                     name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
                 }
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
-                await self._answer(Asked(first.split()[1], headers, body, reader, writer))
+                asked = Asked(first.split()[1], headers, body, reader, writer)
+                await self._answer(asked)
+                if asked.is_stream:
+                    break
+            writer.close()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             writer.transport.abort()
         finally:
@@ -174,9 +178,6 @@ class ScriptedUpstream:
             case _:
                 self.asked.append(asked)
                 await (self.script.pop(0) if self.script else self.then)(asked)
-                if asked.is_stream:
-                    writer.close()
-                    return
 
 
 @asynccontextmanager

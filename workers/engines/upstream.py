@@ -107,6 +107,7 @@ class OpenAIEngine:
         models = models_of(listed)
         model = find(models, self._name)
         if model is None or model.id != self._name:
+            # Many servers take names that they do not list; a wrong path looks the same from here.
             log.warning("the upstream does not list this model", model=self._name, listed=len(models))
         self._upstream = Upstream(self._name, self._options.max_tokens_default, tells_ids(model))
         can = capabilities(

@@ -41,7 +41,7 @@ def test_not_now(status: int) -> None:
     ("status", "error", "reason"),
     [
         (400, said("This model's maximum context length is 64 tokens. However, you asked for 70"), "context_length"),
-        (400, said("the request exceeds the available context size", type="exceed_context_size_error"), "context_length"),
+        (400, said("the request exceeds the available context size", code="400"), "context_length"),
         (400, said("too long", code="context_length_exceeded"), "context_length"),
         (422, {"error": "`inputs` tokens + `max_new_tokens` must be <= 4096", "error_type": "v"}, "context_length"),
         (400, said("temperature must be at most 2", param="temperature"), "bad_request"),

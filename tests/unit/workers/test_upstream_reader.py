@@ -128,7 +128,7 @@ def test_reasoning_under_either_name_counts_once() -> None:
 def test_tool_calls() -> None:
     told = read(
         sse(
-            chunk(tool_calls=[{"index": 0, "id": "c0", "type": "function", "function": {"name": "f", "arguments": ""}}]),
+            chunk(tool_calls=[{"index": 0, "id": "c0", "type": "function", "function": {"name": "f"}}]),
             chunk(tool_calls=[{"index": 0, "function": {"arguments": '{"a":'}}]),
             chunk(tool_calls=[{"index": 0, "function": {"arguments": "1}"}}, {"index": 1, "id": "c1",
                   "function": {"name": "g", "arguments": "{}"}}]),
