@@ -9,6 +9,7 @@ from edge.relay import Tokens
 from schemas.choices import Choice
 from schemas.output import End
 
+_NOTHING = b'{"object":"list","data":[]}'
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -34,8 +35,7 @@ class EmbeddingShape:
 
     def whole(self, choices: list[Choice], end: End, offset: int) -> bytes:
         """The engine's answer. One that tells none has embedded nothing."""
-        told = end.result if end.result is not None else msgspec.Raw(b'{"object":"list","data":[]}')
-        fields = _fields.decode(told)
+        fields = _fields.decode(_NOTHING if end.result is msgspec.UNSET else end.result)
         if self._model:
             fields["model"] = msgspec.Raw(msgspec.json.encode(self._model))
         return msgspec.json.encode(fields)

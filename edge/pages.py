@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from edge.dialects import EMBEDDING, shape_of, told_choices
+from edge.dialects import CHAT, EMBEDDING, shape_of, told_choices
 from edge.errors import Problem, error_object, problem_of
 from schemas.choices import Choice
 from schemas.log import Entry, Fold, fold
@@ -71,9 +71,8 @@ def page_of(rid: str, view: View | None, entries: list[Entry]) -> Page | Problem
     problem = problem_of(end) if end is not None else None
     is_completed = end is not None and end.status == "ok"
     # A request that makes no tokens may have been published by somebody who told no view.
-    shape = shape_of(
-        view or View(EMBEDDING.name if end is not None and end.result is not None else "chat"), rid
-    )
+    is_embedding = end is not None and end.result is not msgspec.UNSET
+    shape = shape_of(view or View(EMBEDDING.name if is_embedding else CHAT.name), rid)
     return Page(
         id=rid,
         status=_status(last),

@@ -156,7 +156,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag="en
     attempts: int = 0
     tail: Tail | None = None
     text: list[str] | None = None
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 CtlRecord = Lease | Failed | Handoff | End

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
 from msgspec.structs import replace
 
 from schemas.dispatch import WorkItem
@@ -94,7 +95,7 @@ def end_finished(item: WorkItem, event: EngineFinished) -> End:
         status="ok",
         finish_reasons=event.finish_reasons,
         stop_reasons=event.stop_reasons,
-        result=event.result,
+        result=msgspec.UNSET if event.result is None else event.result,
         usage=event.usage,
         fingerprint=item.meta.fingerprint,
     )
