@@ -34,8 +34,8 @@ CHAT = "/v1/chat/completions"
 STREAMED: dict[str, Any] = {"model": MODEL, "messages": MESSAGES, "stream": True}
 
 
-def card(name: str = MODEL) -> ModelCard:
-    return ModelCard(model_key(name), name, "none", 4096, 256)
+def card(name: str = MODEL, *adapters: str) -> ModelCard:
+    return ModelCard(model_key(name), name, "none", 4096, 256, list(adapters))
 
 
 async def until(condition: Callable[[], object], within_s: float = 15.0) -> None:
@@ -72,13 +72,17 @@ class Attempt:
 
     async def tok(self, *texts: str) -> None:
         """One record with one token and one delta for each text."""
-        ids = list(range(self.n, self.n + len(texts)))
-        record = Tok(self.lease_seq, self.n, ids, [Delta(text) for text in texts])
+        await self.append([Delta(text) for text in texts], [0] * len(texts))
+
+    async def append(self, deltas: list[Delta], of: list[int]) -> None:
+        """One record with a token of each choice in `of`."""
+        ids = list(range(self.n, self.n + len(of)))
+        record = Tok(self.lease_seq, self.n, ids, deltas, of if any(of) else [])
         fence = fence_headers(self.lease_seq, subjects.output_ctl(self.tenant, self.rid))
         subject = subjects.output_tok(self.tenant, self.rid)
         ack = await self.js.publish(subject, encode(record), headers=fence)
         assert ack.stored, ack
-        self.n += len(texts)
+        self.n += len(of)
 
     async def end(self, end: End) -> None:
         await self._ctl(end, self.lease_seq)
