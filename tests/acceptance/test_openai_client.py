@@ -92,7 +92,7 @@ def test_mistakes_are_errors_the_client_knows(sync: OpenAI) -> None:
         sync.chat.completions.create(model="nothing", messages=ask("x"))  # type: ignore[arg-type]
     assert unknown.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as too_many:
-        sync.chat.completions.create(model=MODEL, messages=ask("x"), n=3)  # type: ignore[arg-type]
+        sync.chat.completions.create(model=MODEL, messages=ask("x"), n=129)  # type: ignore[arg-type]
     assert too_many.value.param == "n"
     with pytest.raises(openai.BadRequestError):
         sync.chat.completions.create(model=MODEL, messages=ask("x"), max_tokens=10_000_000)  # type: ignore[arg-type]

@@ -94,7 +94,10 @@ async def test_from_every_event_of_a_rich_log_comes_exactly_the_rest(
     whole = await asking
     ids = [found[1] for found in EVENT.finditer(whole)]
     opening = ["0-0"] if path.endswith("chat/completions") else []
-    assert ids == [*opening, *["2-0", "2-1", "4-0", "6-0", "6-1", "8-0", "9-0", "10-0", "10-1", "10-2", "10-3"]]
+    assert ids == [
+        *opening,
+        *["2-0", "2-1", "4-0", "6-0", "6-1", "8-0", "9-0", "10-0", "10-1", "10-2", "10-3"],
+    ]
     await attempt.settle()
     for world in worlds:
         async with world.http as http:
