@@ -303,6 +303,11 @@ def foreign_variable(name: str) -> str | None:
     return os.environ.get(name)
 
 
+def set_environment(variables: Mapping[str, str]) -> None:
+    """Sets variables of this process and its children, for libraries that can be told in no other way."""
+    os.environ.update(variables)
+
+
 def redact(text: str) -> str:
     """Text with URLs in it, without their user names, passwords and tokens."""
     return re.sub(r"(?<=://)[^/\s]*@", f"{REDACTED}@", text)

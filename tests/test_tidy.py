@@ -32,7 +32,12 @@ SHIPPED = ["schemas", "infra", "edge", "scheduler", "workers"]
 
 ONLY_IMPORTER = {
     "nats": ["infra/bus.py"],
-    "vllm": ["workers/engines/vllm.py"],
+    "vllm": [
+        "workers/engines/vllm.py",
+        "workers/engines/vllm_client.py",
+        "workers/engines/vllm_prefix.py",
+        "workers/engines/vllm_start.py",
+    ],
     "xllamacpp": ["workers/engines/llamacpp.py", "workers/engines/llamacpp_params.py"],
 }
 READS_ENVIRONMENT = "infra/settings.py"

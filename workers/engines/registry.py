@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from infra.settings import Settings, SettingsError
 from workers.engines.base import Engine
@@ -69,8 +70,17 @@ def _openai(settings: Settings) -> Engine:
     )
 
 
+def _vllm(settings: Settings) -> Engine:
+    if find_spec("vllm") is None:
+        raise SettingsError("engine=vllm needs vLLM, which is not installed: pip install 'penstock[vllm]'")
+    from workers.engines.vllm import Vllm
+
+    return Vllm(settings)
+
+
 ENGINES: dict[str, Callable[[Settings], Engine]] = {
     "llamacpp": _llamacpp,
     "openai": _openai,
     "simulator": _simulator,
+    "vllm": _vllm,
 }
