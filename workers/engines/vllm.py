@@ -57,7 +57,7 @@ class Vllm:
         self._steps = 0
         self._last_step_at = 0.0
         self._is_stopped = False
-        self._loader: Loader | None = None
+        self._loader = Loader()
         self._started: Started
         self._serving: Serving
         self._context_tokens_max = 0
@@ -67,8 +67,7 @@ class Vllm:
     async def start(self, sink: Callable[[EngineEvent], None]) -> Capabilities:
         """Loads the model and runs what is slow the first time. Raises SettingsError, and what vLLM raises."""
         self._loop = asyncio.get_running_loop()
-        self._loader = Loader(self._settings, self._on_step)
-        self._started = started = await self._loader.load()
+        self._started = started = await self._loader.load(self._settings, self._on_step)
         config = started.config
         self._context_tokens_max = int(config.model_config.max_model_len)
         client = EngineClient(started.engine, can_force=started.can_force)
@@ -122,14 +121,15 @@ class Vllm:
             self.cancel(key)
         if self._tasks:
             await asyncio.wait(list(self._tasks))
-        if self._loader is not None:
-            await self._loader.end()
+        await self._loader.end()
 
     def _on_step(self) -> None:
         self._steps += 1
         self._last_step_at = self._loop.time()
 
     def _tell(self, event: EngineEvent) -> None:
+        if self._started.engine.errored:
+            return  # the requests of a dead engine end with the worker, and are continued by another one
         if not isinstance(event, EngineOutput):
             del self._runs[event.key]
         self._sink(event)
@@ -141,12 +141,12 @@ class Vllm:
 
     async def _warm_up(self) -> None:
         """Raises if vLLM cannot run what it should: better now than with the first client's request."""
-        if not self._serving.makes_tokens:
-            return
+        bodies: list[dict[str, object]] = [{"input": "a"}]
+        if self._serving.makes_tokens:
+            bodies = [{"prompt": "a", "max_tokens": 4, **extra} for extra in WARM_UP]
         ended: asyncio.Queue[EngineEvent] = asyncio.Queue()
         self._sink = ended.put_nowait
-        for number, extra in enumerate(WARM_UP):
-            body = {"prompt": "a", "max_tokens": 4, **extra}
+        for number, body in enumerate(bodies):
             self.submit(EngineRequest(f"warmup.{number}", 0, msgspec.json.encode(body), RequestMeta()))
             while isinstance(event := await ended.get(), EngineOutput):
                 continue

@@ -58,7 +58,7 @@ class EngineClient:
         params = sampling_params.clone()
         if run.tokens_max:
             params.max_tokens = min(run.tokens_max, params.max_tokens or run.tokens_max)
-        is_readable_ = is_readable(_fields(params), self._default) and not params.extra_args
+        can_read = is_readable(_fields(params), self._default)
         if params.extra_args:
             params.extra_args = {
                 key: value for key, value in params.extra_args.items() if key != RESERVED
@@ -68,7 +68,7 @@ class EngineClient:
         if run.prefix is None or not self._can_force:
             # Without a processor to force it, what the log has is made once more: the seed is the same.
             return self._watched(run, prompt, params, request_id, more)
-        if is_readable_ and prompt.get("type") == "token":
+        if can_read and prompt.get("type") == "token":
             return self._reading(run, run.prefix.ids_of(0), prompt, params, request_id, more)
         prefixes = [run.prefix.ids_of(choice) for choice in range(params.n)]
         return self._watched(run, prompt, _forcing(params, prefixes), request_id, more)

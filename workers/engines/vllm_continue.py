@@ -1,8 +1,8 @@
 """How vLLM goes on after a prefix: which part of it is read like a prompt, and which is made again by force. Pure.
 
-Reading costs one prefill but loses what lives on the output side: grammar, penalties, the seeded random state, logprobs.
-Forcing costs one decode step per token and loses nothing. So a request is read only where all that it asks for is known
-to depend on nothing but the tokens before.
+Reading costs one prefill but loses what lives on the output side: grammar, penalties, the seeded random state,
+logprobs. Forcing costs one decode step per token and loses nothing. So a request is read only where all that it asks
+for is known to depend on nothing but the tokens before.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ SAFE = frozenset(
         "max_tokens",
         "min_p",
         "output_kind",
+        "repetition_penalty",  # counts the prompt's tokens like its own
         "seed",
         "skip_clone",
         "skip_special_tokens",

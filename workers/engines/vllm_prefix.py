@@ -1,7 +1,7 @@
 """Forces the logged tokens of a continued request: a logits processor that vLLM runs in the process of its model.
 
 So grammar, penalties, `min_tokens`, stop checks and the seeded random state pass through exactly the states they had.
-vLLM has two model runners, each with an interface of its own for this; the settings of the engine decide which one runs.
+vLLM has two model runners, each with an interface of its own for this; its settings decide which one runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NEVER = float("-inf")
 vllm_tie.tie_to_parent()
 
 
-class ForcedPrefix(AdapterLogitsProcessor):
+class ForcedPrefix(AdapterLogitsProcessor):  # type: ignore[misc]
     """For the first model runner, the one on CPUs."""
 
     def is_argmax_invariant(self) -> bool:
@@ -48,7 +48,7 @@ class ForcedPrefix(AdapterLogitsProcessor):
         return force
 
 
-class ForcedPrefixRows(LogitsProcessor):
+class ForcedPrefixRows(LogitsProcessor):  # type: ignore[misc]
     """For the second model runner, the usual one on GPUs: requests have slots, and a step has rows of logits."""
 
     def __init__(self, vllm_config: Any, req_states: Any) -> None:

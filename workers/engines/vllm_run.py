@@ -37,6 +37,7 @@ class Run:
         self._number = request.run
         self._sink = sink
         self._replay = Replay(request.prefix, has_ids=True)
+        self._made: dict[int, list[int]] = {}
         self._ids: list[int] = []
         self._of: list[int] = []
         self._deltas: list[Delta] = []
@@ -48,6 +49,7 @@ class Run:
     def note(self, ids: list[tuple[int, list[int]]], *, is_last: bool) -> None:
         """The engine made these tokens, of these choices."""
         for choice, made in ids:
+            self._made.setdefault(choice, []).extend(made)
             self._ids += made
             self._of += [choice] * len(made)
         self._is_last = is_last
@@ -75,13 +77,18 @@ class Run:
         if chunk.usage is not None:
             self._usage = chunk.usage
 
-    def finish(self) -> None:
-        """The stream has ended."""
+    def finish(self, count_reasoning: Callable[[list[int]], int] | None = None) -> None:
+        """The stream has ended. `count_reasoning`: of a choice's tokens, where vLLM's own count does not do: while it
+        streams, it depends on how many tokens each output happened to bring."""
         if self.is_over:
             return
-        if self._usage is None or not self._finish_reasons:
+        usage = self._usage
+        if usage is None or not self._finish_reasons:
             self._end(EngineFailed(self.key, self._number, "vLLM's stream broke off"))
             return
+        if count_reasoning is not None and usage.reasoning_tokens is not None:
+            reasoning_tokens = sum([count_reasoning(ids) for ids in self._made.values()])
+            usage = msgspec.structs.replace(usage, reasoning_tokens=reasoning_tokens)
         ids, deltas, of = self._new() or ([], [], [])
         if self.is_over:
             return
@@ -98,7 +105,7 @@ class Run:
                 self.key,
                 self._number,
                 reasons,
-                self._usage,
+                usage,
                 ids,
                 deltas,
                 of,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -26,16 +27,17 @@ class Serving:
 
     def __init__(self, state: Any, model: str) -> None:
         self._model = model
-        self._chat = getattr(state, "openai_serving_chat", None)
-        self._completion = getattr(state, "openai_serving_completion", None)
-        self._embedding = getattr(state, "serving_embedding", None)
+        self._chat: Any = getattr(state, "openai_serving_chat", None)
+        self._completion: Any = getattr(state, "openai_serving_completion", None)
+        self._embedding: Any = getattr(state, "serving_embedding", None)
 
     @property
     def makes_tokens(self) -> bool:
         """Whether the model generates."""
         return self._completion is not None
 
-    def error_of(self, error: BaseException) -> StreamError:
+    @staticmethod
+    def error_of(error: BaseException) -> StreamError:
         """What vLLM's server would have answered to an exception of its serving layer."""
         from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 
@@ -82,7 +84,13 @@ class Serving:
         async for event in answer:
             for chunk in chat_chunks(event):
                 run.take(chunk)
-        run.finish()
+        run.finish(partial(self._count_reasoning, request))
+
+    def _count_reasoning(self, request: Any, ids: list[int]) -> int:
+        """As for an answer that is not streamed: by a parser that sees all of it at once."""
+        arguments = self._chat._effective_chat_template_kwargs(request)
+        parser = self._chat._make_parser(request, self._chat.renderer.tokenizer, arguments)
+        return int(parser.count_reasoning_tokens(ids))
 
     async def _serve_completion(self, run: Run, body: dict[str, Any]) -> None:
         from vllm.entrypoints.openai.completion.protocol import CompletionRequest

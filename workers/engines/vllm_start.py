@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import shlex
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -69,49 +70,28 @@ class Started(msgspec.Struct, frozen=True):
 
 
 class Loader:
-    """A thread that loads the engine and then lives as long as it: the kernel ends the engine's processes when the
-    thread that started them ends. The event loop stays free to be told to stop."""
+    """Loads the engine, in a thread that then lives as long as it: the kernel ends the engine's processes when the
+    thread that started them ends (`vllm_tie`). The event loop stays free to be told to stop."""
 
-    def __init__(self, settings: Settings, on_step: Callable[[], None]) -> None:
-        self._settings = settings
-        self._on_step = on_step
-        self._over = threading.Event()
-        self._loop = asyncio.get_running_loop()
-        self._started: asyncio.Future[Started] = self._loop.create_future()
-        self._thread = threading.Thread(target=self._run, name="vllm-loader", daemon=True)
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "vllm-loader")
+        self._engine: Any = None
 
-    async def load(self) -> Started:
+    async def load(self, settings: Settings, on_step: Callable[[], None]) -> Started:
         """Returns when the engine is there. Raises what vLLM says against it."""
-        self._thread.start()
-        return await self._started
+        started = await asyncio.get_running_loop().run_in_executor(self._thread, _load, settings, on_step)
+        self._engine = started.engine
+        return started
 
     async def end(self) -> None:
         """Shuts the engine down, loaded or not."""
-        if self._started.done() and not self._started.cancelled() and self._started.exception() is None:
-            engine = self._started.result().engine
-            engine.output_handler.cancel()  # or it would report the end of its process as a failure
-            await asyncio.to_thread(engine.shutdown)
-        else:
+        if self._engine is None:
             for child in multiprocessing.active_children():  # it waits for them, and only their end ends that
                 child.kill()
-        self._over.set()
-
-    def _run(self) -> None:
-        loading: asyncio.Future[Started] = self._started
-        try:
-            started = _load(self._settings, self._on_step)
-        except BaseException as error:  # noqa: BLE001 - it goes to whoever waits for it
-            self._tell(loading.set_exception, error)
         else:
-            self._tell(loading.set_result, started)
-            self._over.wait()
-
-    def _tell(self, what: Callable[[Any], None], value: object) -> None:
-        def tell() -> None:
-            if not self._started.done():
-                what(value)
-
-        self._loop.call_soon_threadsafe(tell)
+            self._engine.output_handler.cancel()  # or it would report the end of its process as a failure
+            await asyncio.to_thread(self._engine.shutdown)
+        self._thread.shutdown(wait=False)
 
 
 async def serving_state(started: Started, client: object) -> Any:
@@ -194,9 +174,8 @@ def _folder(config: Any) -> Path:
     model = config.model_config
     if Path(model.model).is_dir():
         return Path(model.model)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(model.model, revision=model.revision, local_files_only=True))
+    hub: Any = import_module("huggingface_hub")
+    return Path(hub.snapshot_download(model.model, revision=model.revision, local_files_only=True))
 
 
 def _split(name: str, value: str) -> list[str]:
