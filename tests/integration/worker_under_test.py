@@ -30,17 +30,20 @@ HEARTBEAT_S = 0.02
 class Stage:
     """A queue, one worker, and a scheduler that offers what it is given, one request at a time."""
 
-    def __init__(self, broker: Broker, bus: Bus, log_path: Path) -> None:
+    def __init__(self, broker: Broker, bus: Bus, log_path: Path, program: str = "workers") -> None:
         self.bus = bus
         self.js = JetStream(bus)
         self.log = OutputLog(self.js)
         self.log_path = log_path
         self.output_used: Callable[[], float] = lambda: 0.0
         self.pulls: list[Pull] = []
+        self.items: list[WorkItem] = []
+        """What was offered."""
         self.outcomes: list[str] = []
         """What the worker answered to each offer."""
         self.process: asyncio.subprocess.Process | None = None
         self._broker = broker
+        self._program = program
         self._term = 0
         self._seq = 0
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -50,6 +53,7 @@ class Stage:
 
     async def start_worker(self, **settings: object) -> None:
         """Returns when it pulls."""
+        self.pulls.clear()
         all_settings = {
             "nats_url": self._broker.url,
             "engine": "simulator",
@@ -59,10 +63,17 @@ class Stage:
         options = [word for name, value in all_settings.items() for word in ("--set", f"{name}={value}")]
         with self.log_path.open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "workers", "--id", "w1", *options, stderr=log
+                sys.executable, "-m", self._program, "--id", "w1", *options, stderr=log
             )
         await until(lambda: self.pulls)
-        self._spawn(self._lead())
+        if self._term == 0:
+            self._spawn(self._lead())
+
+    async def kill_worker(self) -> None:
+        """kill -9. What it held is delivered again when its time is over or the test says so by a NAK."""
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
 
     async def request(self, rid: str, body: bytes) -> None:
         """Publishes a request."""
@@ -104,6 +115,7 @@ class Stage:
     async def offer(self, item: WorkItem) -> str:
         """Offers one request, and says what the worker answered."""
         self._seq += 1
+        self.items.append(item)
         work = dispatch.encode_work(Work(self._seq, [item]))
         reply = await self.bus.request(subjects.work(self.pulls[-1].worker), work, timeout_s=5)
         answers = msg_answers(reply.payload)
