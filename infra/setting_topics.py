@@ -55,17 +55,14 @@ def by_topic() -> dict[str, list[Described]]:
 
 
 def settings_tables() -> str:
-    """The README's tables: one for each topic, one markdown row for each setting."""
-    return "\n".join(
-        "\n".join(
-            [
-                f"### {topic}\n\n| setting | default | meaning |\n|---|---|---|",
-                *(
-                    f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |"
-                    for name, default, meaning, _ in rows
-                ),
-                "",
-            ]
-        )
-        for topic, rows in by_topic().items()
-    )
+    """The README's tables: one for each topic."""
+    return "\n".join(f"### {topic}\n\n{settings_table(topic)}" for topic in by_topic())
+
+
+def settings_table(topic: str) -> str:
+    """One topic's: one markdown row for each setting."""
+    rows = [
+        f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |"
+        for name, default, meaning, _ in by_topic()[topic]
+    ]
+    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows, ""])
