@@ -36,14 +36,21 @@ class System:
     """One running `penstock up`; with the simulator, where the settings name no engine.
 
     `beside(nats_url)` is called as soon as the broker is known, to start what must run next to `up` before everything
-    can be ready: the only worker, say.
+    can be ready: the only worker, say. `start_timeout_s` is for an engine that is slow to load.
     """
 
     def __init__(
-        self, store: Path, *, beside: Callable[[str], object] | None = None, **settings: object
+        self,
+        store: Path,
+        start_timeout_s: float = START_TIMEOUT_S,
+        /,
+        *,
+        beside: Callable[[str], object] | None = None,
+        **settings: object,
     ) -> None:
         if "engine" not in settings:
             settings |= SIMULATED
+        self._start_timeout_s = start_timeout_s
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
         self.store = store
         self.log_path = store / "up.log"
@@ -65,7 +72,9 @@ class System:
             )
             beside(self.nats_url)
         self.wait_until(
-            lambda: self.state() and all(p.ready for p in self.processes()), "everything is ready"
+            lambda: self.state() and all(p.ready for p in self.processes()),
+            "everything is ready",
+            start_timeout_s,
         )
 
     @property
@@ -104,7 +113,9 @@ class System:
     def wait_ready(self, role: str, count: int) -> None:
         """Until `count` processes of `role` serve."""
         self.wait_until(
-            lambda: sum(p.ready for p in self.processes(role)) >= count, f"{count} {role} are ready"
+            lambda: sum(p.ready for p in self.processes(role)) >= count,
+            f"{count} {role} are ready",
+            self._start_timeout_s,
         )
 
     def wait_replaced(self, gone: Process) -> None:
