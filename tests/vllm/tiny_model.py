@@ -1,8 +1,8 @@
 """A tiny Qwen2 with random weights and a tokenizer of its own: `python -m tests.vllm.tiny_model FOLDER`.
 
-Its answers are nonsense that is hard to continue: hardly a token repeats, and many characters take two to four tokens. For
-that the random weights carry one thing that was not left to chance: a token tells, in a few dimensions of its own, which
-bytes of UTF-8 may follow it, so that what the model says is valid text wherever it may choose freely.
+Its answers are nonsense that is hard to continue: tokens follow in ever new orders, and half of them are only a part of
+a character. The random weights carry two things that were not left to chance: a token tells, in a few dimensions of its
+own, which bytes of UTF-8 may follow it, and it does not like to follow itself.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ SOURCES = 60
 FOREIGN = (
     "Žluťoučký kůň úpěl ďábelské ódy. Größe, façade, naïve, señor, smørrebrød, İstanbul, Łódź. "
     "Съешь ещё этих мягких французских булок, да выпей чаю. Ξεσκεπάζω τὴν ψυχοφθόρα βδελυγμία. "
-    "天地玄黄，宇宙洪荒。日月盈昃，辰宿列張。寒来暑往，秋収冬蔵。いろはにほへと、ちりぬるを。아름다운 강산에 사는 사람들. "
-    "😀😃😄😁🚀🌊🏞️👩‍🚀👨‍👩‍👧‍👦🇯🇵🇧🇷❤️🔥✨🎉 ∀x∈ℝ: ⌈x⌉ = −⌊−x⌋, √2 ≈ 1.414 € £ ¥ “…” — ½ ⅓ "
+    "天地玄黄。宇宙洪荒。日月盈昃。辰宿列張。寒来暑往。秋収冬蔵。いろはにほへと、ちりぬるを。아름다운 강산에. "
+    "😀😃😄😁🚀🌊🏞️👩‍🚀👨‍👩‍👧‍👦🇯🇵🇧🇷❤️🔥✨🎉 ∀x∈A: ⌈x⌉ ≥ ⌊x⌋, √2 ≈ 1.414 € £ ¥ “…” — ½ ⅓ "
 )
 FOREIGN_TIMES = 40
 
@@ -124,8 +124,9 @@ class Piece(NamedTuple):
 
 
 def piece_of(data: bytes) -> Piece:
-    """The bytes 0x80 to 0xBF go on with a character. One of them alone fits in exactly one place, so that what lacks after
-    it is known whatever stood before: 0x9F is a second of four, 0x90 to 0x9E the last but one, the others the last."""
+    """The bytes 0x80 to 0xBF go on with a character. One of them alone fits in exactly one place, so that what lacks
+    after it is known whatever stood before: 0x9F is a second of four, 0x90 to 0x9E the last but one, others the last.
+    """
     never = Piece(None, 0, is_foreign=False)
     goes_on = len(data) - len(data.lstrip(bytes(range(0x80, 0xC0))))
     if goes_on == len(data) == 1:
