@@ -60,7 +60,7 @@ def main() -> None:
                     system.stop()
             finally:
                 reference.stop()
-    print(table(rows))
+    print(HEAD + "\n".join(line(row) for row in rows))
     write_result(arguments.out, rows=[{**row._asdict(), "same": row.is_same} for row in rows])
 
 
@@ -88,16 +88,14 @@ def ready(asking: OpenAI, model: str, case: Case) -> Case:
     return case.stopped(stream(asking, case.api, {"model": model, **case.body}).parts[0].text)
 
 
-def table(rows: list[Row]) -> str:
-    """As Markdown."""
-    lines = ["| request | finish | tokens | stream | whole |", "|---|---|---|---|---|"]
-    for row in rows:
-        finish = ", ".join(str(reason) for reason in row.finish_reasons)
-        whole = "as vLLM streams it" if row.is_same and row.whole else _verdict(row.whole)
-        lines.append(
-            f"| {row.name} | {finish} | {row.completion_tokens} | {_verdict(row.stream)} | {whole} |"
-        )
-    return "\n".join(lines)
+HEAD = "| request | finish | tokens | stream | whole |\n|---|---|---|---|---|\n"
+
+
+def line(row: Row) -> str:
+    """One of the table."""
+    finish = ", ".join(str(reason) for reason in row.finish_reasons)
+    whole = "as vLLM streams it" if row.is_same and row.whole else _verdict(row.whole)
+    return f"| {row.name} | {finish} | {row.completion_tokens} | {_verdict(row.stream)} | {whole} |"
 
 
 def _verdict(found: list[str]) -> str:

@@ -1,0 +1,46 @@
+"""kill -9 of the worker while it streams: another one goes on, and the client cannot tell from what it gets."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from bench.continuation import EVERY, HEAD, SOME, case_of, kill_throughout, row
+from bench.under_load import kill_under_load
+from tests.vllm.conftest import Pair
+
+pytestmark = pytest.mark.timeout(300)
+
+GAP_S_MAX = 10.0
+
+
+@pytest.mark.parametrize(("name", "positions"), [(EVERY, 3), *((name, 1) for name in SOME)])
+def test_answer_is_the_same(name: str, positions: int, reasoning_pair: Pair, tiny_model: Path) -> None:
+    assert_exact(name, positions, reasoning_pair, tiny_model)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("name", "positions"), [(EVERY, 40), *((name, 10) for name in SOME)])
+def test_answer_is_the_same_wherever_it_is_cut(
+    name: str, positions: int, reasoning_pair: Pair, tiny_model: Path
+) -> None:
+    assert_exact(name, positions, reasoning_pair, tiny_model)
+
+
+def test_sixteen_streams_at_once(reasoning_pair: Pair, tiny_model: Path) -> None:
+    """Batch mates move roundings, so an answer may go on in another way; none ends with an error or loses a token."""
+    streams = kill_under_load(reasoning_pair.system, str(tiny_model))
+    print(f"{sum(one.is_same for one in streams)} of {len(streams)} as if nothing had happened")
+    assert all(one.is_whole for one in streams)
+    assert any(one.was_continued for one in streams)
+
+
+def assert_exact(name: str, positions: int, pair: Pair, model: Path) -> None:
+    kills = asyncio.run(kill_throughout(pair.system, str(model), case_of(name), positions))
+    print(row(name, kills))
+    assert len(kills) >= positions, "each position was tried"
+    assert not [kill for kill in kills if kill.wrong], HEAD
+    assert max(kill.gap_s for kill in kills) < GAP_S_MAX
