@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -177,18 +177,21 @@ class _Up:
         # A new id for every start: to the scheduler a restarted worker is a new one, and the old one is dead.
         process_id = "broker" if name == "broker" else f"{name}-{secrets.token_hex(2)}"
         read_end, write_end = os.pipe()
+        # A pipe of our own: with asyncio's, `wait` would wait for whoever still holds it, not only for the child.
+        output, output_end = os.pipe()
         process = await asyncio.create_subprocess_exec(
             *tethered(self._command(name, process_id, write_end)),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=output_end,
             stderr=asyncio.subprocess.STDOUT,
             env=None if self._roles[name] == "broker" else self._handed.environment,
             pass_fds=(write_end,),
             start_new_session=True,
         )
         os.close(write_end)
+        os.close(output_end)
         self._running[name] = _Running(process, process_id)
-        tasks.create_task(self._watch(name, process, read_end), name=f"watch {name}")
+        tasks.create_task(self._watch(name, process, read_end, output), name=f"watch {name}")
 
     def _command(self, name: str, process_id: str, ready_fd: int) -> list[str]:
         role = self._roles[name]
@@ -197,20 +200,28 @@ class _Up:
             return self._broker.command
         return role_command(role, ["--id", process_id, "--ready-fd", str(ready_fd), *self._handed.words])
 
-    async def _watch(self, name: str, process: asyncio.subprocess.Process, ready_fd: int) -> None:
+    async def _watch(
+        self, name: str, process: asyncio.subprocess.Process, ready_fd: int, output_fd: int
+    ) -> None:
         """One child from its start to its end."""
-        assert process.stdout is not None
         async with asyncio.TaskGroup() as tasks:
-            pump = tasks.create_task(self._logs.pump(name, process.stdout))
+            pump = tasks.create_task(self._pump(name, output_fd))
             ready = tasks.create_task(self._wait_ready(name, ready_fd))
             code = await process.wait()
             ready.cancel()
-            # Its own children may still hold the pipe: read what is there, but do not wait for them.
+            # What it started (an engine's processes) would keep the device that its successor needs.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            # Others may still hold the pipe: read what is there, but do not wait for them.
             await asyncio.wait([pump], timeout=1.0)
             pump.cancel()
         log.log(_level(code), "ended", child=name, pid=process.pid, code=code)
         del self._running[name]
         self._events.put_nowait(supervisor.Exited(name, code))
+
+    async def _pump(self, name: str, output_fd: int) -> None:
+        async with _reading(output_fd) as reader:
+            await self._logs.pump(name, reader)
 
     async def _wait_ready(self, name: str, ready_fd: int) -> None:
         if self._broker is not None and name == "broker":
@@ -296,13 +307,20 @@ def _print_banner(
 
 async def _read_line(descriptor: int) -> bool:
     """Whether the child wrote to its ready pipe before it closed it."""
+    async with _reading(descriptor) as reader:
+        return bool(await reader.readline())
+
+
+@contextlib.asynccontextmanager
+async def _reading(descriptor: int) -> AsyncIterator[asyncio.StreamReader]:
+    """The end of a pipe, which is closed afterwards."""
     reader = asyncio.StreamReader()
     pipe = os.fdopen(descriptor, "rb", buffering=0)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), pipe
     )
     try:
-        return bool(await reader.readline())
+        yield reader
     finally:
         transport.close()
 

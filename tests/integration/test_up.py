@@ -23,6 +23,7 @@ DEADLINE_S = 20.0
 API_KEY = "sk-only-for-the-worker"
 
 ROLE = """
+import subprocess
 import sys
 
 from infra.lifecycle import RoleContext, run_role
@@ -45,6 +46,9 @@ async def serve(context: RoleContext) -> None:
     if "{role}" == "worker" and context.settings.upstream:
         assert context.settings.upstream_api_key.get_secret_value() == "{key}"
         assert context.settings.upstream == "http://me:pw@a/v1"
+    if "{role}" == "worker" and context.settings.model == "family":
+        subprocess.Popen(["sleep", "60"])
+        subprocess.Popen(["sleep", "60"], start_new_session=True)
     context.ready()
     await context.stop.wait()
 
@@ -109,6 +113,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
     running = Up(tmp_path)
@@ -153,6 +161,25 @@ def test_a_killed_child_comes_back_under_a_new_id(up: Up) -> None:
         assert after[role]["pid"] != before[role]["pid"]
         assert after["edge"] == before["edge"]
     assert after["worker"]["id"] != before["worker"]["id"]
+
+
+def test_a_killed_child_takes_its_children_along_and_waits_for_none_that_got_away(up: Up) -> None:
+    """They hold the pipe of its log, and maybe the device that its successor needs."""
+    up.start("--model", "family")
+    [before] = [child for child in up.wait_ready(4) if child["role"] == "worker"]
+    pid = before["pid"]
+    [tied] = [child for child in children_of(pid) if os.getpgid(child) == pid]
+    [away] = [child for child in children_of(pid) if child != tied]
+    os.kill(pid, signal.SIGKILL)
+    try:
+        wait_for(lambda: pid not in [child["pid"] for child in up.processes()])
+        [after] = [child for child in up.wait_ready(4) if child["role"] == "worker"]
+        assert not is_running(tied)
+        assert is_running(away)
+    finally:
+        os.kill(away, signal.SIGKILL)
+    for child in children_of(after["pid"]):
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_second_up_on_the_same_store_is_refused(up: Up) -> None:
