@@ -128,7 +128,6 @@ CASES = [
         "completion json_schema", temperature=1, seed=8, max_tokens=80, structured_outputs={"json": SCHEMA}
     ),
     completion("completion echo", **GREEDY, echo=True),
-    completion("completion token ids", **{**GREEDY, "prompt": [300, 301, 302, 303]}),
 ]
 
 WATERY = {"temperature": 1, "max_tokens": 80, "structured_outputs": {"regex": "[a-fß🌊]{20}"}}
