@@ -11,11 +11,12 @@ ASK_TIMEOUT_S = 60.0
 
 
 class EngineChoice(msgspec.Struct, frozen=True, tag="choice", tag_field="t"):
-    """What will run. `line` says it in words that follow "runs"; `commands` lead to a better choice, if there is one,
-    and are to be typed in that order."""
+    """What will run. Clients call the model by `name`. `line` says it in words that follow "runs"; `commands` lead to a
+    better choice, if there is one, and are to be typed in that order."""
 
     engine: str
     model: str
+    name: str
     line: str
     commands: list[str] = []
 

@@ -36,7 +36,8 @@ if sys.argv[1] == "--choose":
         raise RuntimeError("chosen badly")
     else:
         engine = "none" if "engine=none" in sys.argv else "e"
-        choice = '{{"t": "choice", "engine": "ENGINE", "model": "m", "line": "e with m [1]", "commands": ["1.", "2."]}}'
+        choice = '{{"t": "choice", "engine": "ENGINE", "model": "m", "name": "n", "line": "e with m [1]", "commands": '
+        choice += '["1.", "2."]}}'
         print(choice.replace("ENGINE", engine))
     sys.exit()
 
@@ -139,7 +140,7 @@ def test_starts_announces_and_drains_in_order(up: Up) -> None:
     assert [
         line.split(maxsplit=1)[1] for line in banner.splitlines() if line.startswith(("model ", "engine "))
     ] == [
-        "m",
+        "n",
         "e with m [1]",
     ]
     assert "next     1.\n         2.\n" in banner

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import PurePath
 from typing import Literal
 
 import msgspec
@@ -26,6 +27,7 @@ SAMPLE_GGUF = (
 SAMPLE_ID = "Qwen/Qwen2.5-1.5B-Instruct"
 """Small models that answer sensibly, under a free licence: what to type next where there is no model yet."""
 
+PART = re.compile(r"-\d{5}-of-\d{5}$")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -38,7 +40,8 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Server(msgspec.Struct, frozen=True):
-    """An OpenAI-compatible server that answers on this machine. `name` is what usually listens on its port."""
+    """An OpenAI-compatible server that answers on this machine, `url` being what it has as an upstream. `name` is what
+    usually listens on its port."""
 
     name: str
     url: str
@@ -72,7 +75,7 @@ def choose(wanted: Wanted, facts: Facts) -> Decision:
             return _open(wanted, facts)
         case "simulator":
             line = "the simulator: made-up words at a set pace, not a language model"
-            return EngineChoice("simulator", wanted.model or SIMULATED_MODEL, line)
+            return _runs("simulator", wanted.model or SIMULATED_MODEL, line)
         case "vllm":
             return _vllm(wanted.model, facts)
         case "llamacpp":
@@ -80,7 +83,7 @@ def choose(wanted: Wanted, facts: Facts) -> Decision:
         case "openai":
             return _upstream(wanted, facts)
         case name if wanted.model:
-            return EngineChoice(name, wanted.model, f"{name} with {wanted.model}")
+            return _runs(name, wanted.model, f"{name} with {wanted.model}")
         case name:
             return EngineRefusal(f"--engine {name} needs a model: name it with --model")
 
@@ -125,7 +128,7 @@ def _vllm(model: str, facts: Facts) -> Decision:
         where = "on the CPU"
     else:
         where = f"on {facts.gpus} CUDA device(s)" if facts.gpus else "though no CUDA device is in sight"
-    return EngineChoice("vllm", model, f"vLLM with {model} {where}")
+    return _runs("vllm", model, f"vLLM with {model} {where}")
 
 
 def _llamacpp(model: str, facts: Facts) -> Decision:
@@ -133,7 +136,7 @@ def _llamacpp(model: str, facts: Facts) -> Decision:
         return EngineRefusal(_missing("llamacpp", "llama.cpp", model, facts))
     if facts.at_model != "file":
         return EngineRefusal(f"--model {model}: there is no such file")
-    return EngineChoice("llamacpp", model, f"llama.cpp with {model}")
+    return _runs("llamacpp", model, f"llama.cpp with {model}")
 
 
 def _found_gguf(facts: Facts) -> Decision:
@@ -145,7 +148,7 @@ def _found_gguf(facts: Facts) -> Decision:
                 "--engine llamacpp needs a model, and no .gguf file was found: --model FILE.gguf"
             )
         case [model]:
-            return EngineChoice("llamacpp", model, f"llama.cpp with {model}, the only GGUF found")
+            return _runs("llamacpp", model, f"llama.cpp with {model}, the only GGUF found")
         case several:
             return EngineRefusal(
                 f"--engine llamacpp needs one model of {_some(several)}: --model {shlex.quote(several[0])}"
@@ -165,13 +168,13 @@ def _upstream(wanted: Wanted, facts: Facts) -> Decision:
         case ("", []):
             return EngineRefusal("the upstream serves no model yet: load one there, or name one with --model")
         case ("", [model]):
-            return EngineChoice("openai", model, f"{model}, the only model of {redact(wanted.upstream)}")
+            return _runs("openai", model, f"{model}, the only model of {redact(wanted.upstream)}")
         case ("", [*several]):
             return EngineRefusal(
                 f"the upstream serves {_some(several)}: choose with --model {shlex.quote(several[0])}"
             )
         case _:
-            return EngineChoice("openai", wanted.model, f"{wanted.model} of {redact(wanted.upstream)}")
+            return _runs("openai", wanted.model, f"{wanted.model} of {redact(wanted.upstream)}")
 
 
 def _simulator(facts: Facts) -> EngineChoice:
@@ -196,7 +199,13 @@ def _simulator(facts: Facts) -> EngineChoice:
         why = "no model is named and none was found"
         commands = [*install, f"curl -LO {SAMPLE_GGUF}", f"{up} --model {SAMPLE_GGUF.rpartition('/')[2]}"]
     line = f"the simulator (made-up words, not a language model): {why}"
-    return EngineChoice("simulator", SIMULATED_MODEL, line, commands)
+    return _runs("simulator", SIMULATED_MODEL, line, commands)
+
+
+def _runs(engine: str, model: str, line: str, commands: list[str] | None = None) -> EngineChoice:
+    # As that engine will call it: without the folder, and without the number of a part.
+    name = PART.sub("", PurePath(model).stem) if engine == "llamacpp" else model
+    return EngineChoice(engine, model, name, line, commands or [])
 
 
 def _missing(engine: str, title: str, model: str, facts: Facts) -> str:

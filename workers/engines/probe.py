@@ -145,7 +145,7 @@ async def find_servers(own_port: int) -> list[Server]:
     ports = [port for port in SERVERS if port != own_port]
     answers = await asyncio.gather(*(_ask_port(port) for port in ports))
     return [
-        Server(SERVERS[port], f"http://127.0.0.1:{port}", models)
+        Server(SERVERS[port], f"http://127.0.0.1:{port}/v1", models)
         for port, models in zip(ports, answers, strict=True)
         if models is not None
     ]
@@ -210,15 +210,18 @@ def _upstream_models(settings: Settings) -> tuple[list[str] | None, str]:
     """What the named upstream serves, or why that is not known."""
     import httpx  # 0.15 s, which a start without an upstream need not wait for
 
-    base = settings.upstream.rstrip("/").removesuffix("/v1")
     key = settings.upstream_api_key.get_secret_value()
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        response = httpx.get(f"{base}/v1/models", headers=headers, timeout=UPSTREAM_TIMEOUT_S)
+        url = httpx.URL(f"{settings.upstream.rstrip('/')}/models")
+        # A proxy that the environment names is for the world outside.
+        is_outside = url.host not in ("127.0.0.1", "localhost", "::1")
+        response = httpx.get(url, headers=headers, timeout=UPSTREAM_TIMEOUT_S, trust_env=is_outside)
         response.raise_for_status()
         return [model.id for model in msgspec.json.decode(response.content, type=_Models).data], ""
     except httpx.HTTPStatusError as error:
-        return None, f"it answers with status {error.response.status_code}"
+        advice = "; does the URL lack a /v1?" if error.response.status_code == 404 else ""
+        return None, f"it answers with status {error.response.status_code}{advice}"
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return None, type(error).__name__
     except msgspec.DecodeError:

@@ -10,9 +10,9 @@ from infra.engine_choice import EngineChoice, EngineRefusal
 from workers.engines.choice import SAMPLE_ID, Decision, Facts, Server, Wanted, choose
 
 GET_VLLM, GET_LLAMACPP = "pip install vllm", "pip install xllamacpp"
-OLLAMA = Server("Ollama", "http://127.0.0.1:11434", ["llama3.2", "qwen3"])
-LM_STUDIO = Server("LM Studio", "http://127.0.0.1:1234", ["Qwen/Qwen3-4B"])
-EMPTY_SERVER = Server("Jan", "http://127.0.0.1:1337", [])
+OLLAMA = Server("Ollama", "http://127.0.0.1:11434/v1", ["llama3.2", "qwen3"])
+LM_STUDIO = Server("LM Studio", "http://127.0.0.1:1234/v1", ["Qwen/Qwen3-4B"])
+EMPTY_SERVER = Server("Jan", "http://127.0.0.1:1337/v1", [])
 URL = "http://127.0.0.1:9999/v1"
 
 
@@ -75,7 +75,16 @@ def test_what_runs(wanted: dict[str, str], facts: dict[str, Any], engine: str, m
     decision = decide(wanted, facts)
     assert isinstance(decision, EngineChoice)
     assert (decision.engine, decision.model, decision.commands) == (engine, model, [])
+    assert engine == "llamacpp" or decision.name == model
     assert said in decision.line
+
+
+def test_clients_call_a_file_by_its_name() -> None:
+    there = {"llamacpp": True, "at_model": "file"}
+    for model in ("/a/b/qwen-q4.gguf", "qwen-q4-00001-of-00003.gguf"):
+        decision = decide({"model": model}, there)
+        assert isinstance(decision, EngineChoice)
+        assert (decision.model, decision.name) == (model, "qwen-q4")
 
 
 REFUSED: list[tuple[dict[str, str], dict[str, Any], list[str]]] = [

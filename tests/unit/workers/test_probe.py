@@ -112,7 +112,7 @@ def answers(body: str, status: str = "200 OK") -> Answer:
 async def test_a_server_is_named_with_its_models(monkeypatch: pytest.MonkeyPatch) -> None:
     async with listening(answers(MODELS), monkeypatch) as port:
         (found,) = await probe.find_servers(own_port=0)
-        assert (found.name, found.url, found.models) == ("Tests'", f"http://127.0.0.1:{port}", ["a", "b"])
+        assert (found.name, found.url, found.models) == ("Tests'", f"http://127.0.0.1:{port}/v1", ["a", "b"])
         assert await probe.find_servers(own_port=port) == [], "what listens on our own port is ourselves"
 
 
