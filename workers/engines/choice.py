@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import PurePath
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from infra.engine_choice import EngineChoice, EngineRefusal
 from infra.settings import redact
+from workers.engines.llamacpp_file import model_name
 
 AUTO = "auto"
 SIMULATED_MODEL = "penstock-sim"
@@ -27,7 +28,6 @@ SAMPLE_GGUF = (
 SAMPLE_ID = "Qwen/Qwen2.5-1.5B-Instruct"
 """Small models that answer sensibly, under a free licence: what to type next where there is no model yet."""
 
-PART = re.compile(r"-\d{5}-of-\d{5}$")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -168,13 +168,17 @@ def _upstream(wanted: Wanted, facts: Facts) -> Decision:
         case ("", []):
             return EngineRefusal("the upstream serves no model yet: load one there, or name one with --model")
         case ("", [model]):
-            return _runs("openai", model, f"{model}, the only model of {redact(wanted.upstream)}")
+            return _runs(
+                "openai", model, f"the upstream {redact(wanted.upstream)} with {model}, its only model"
+            )
         case ("", [*several]):
             return EngineRefusal(
                 f"the upstream serves {_some(several)}: choose with --model {shlex.quote(several[0])}"
             )
         case _:
-            return _runs("openai", wanted.model, f"{wanted.model} of {redact(wanted.upstream)}")
+            return _runs(
+                "openai", wanted.model, f"the upstream {redact(wanted.upstream)} with {wanted.model}"
+            )
 
 
 def _simulator(facts: Facts) -> EngineChoice:
@@ -203,8 +207,7 @@ def _simulator(facts: Facts) -> EngineChoice:
 
 
 def _runs(engine: str, model: str, line: str, commands: list[str] | None = None) -> EngineChoice:
-    # As that engine will call it: without the folder, and without the number of a part.
-    name = PART.sub("", PurePath(model).stem) if engine == "llamacpp" else model
+    name = model_name(Path(model)) if engine == "llamacpp" else model
     return EngineChoice(engine, model, name, line, commands or [])
 
 

@@ -42,7 +42,7 @@ RUNS: list[tuple[dict[str, str], dict[str, Any], str, str, str]] = [
     ),
     ({"engine": "llamacpp"}, {"llamacpp": True, "ggufs": ["a.gguf"]}, "llamacpp", "a.gguf", "the only GGUF"),
     ({"engine": "openai", "upstream": URL, "model": "m"}, {}, "openai", "m", URL),
-    ({"engine": "openai", "upstream": URL}, {"upstream_models": ["m"]}, "openai", "m", "the only model"),
+    ({"engine": "openai", "upstream": URL}, {"upstream_models": ["m"]}, "openai", "m", "its only model"),
     ({"engine": "mine", "model": "m"}, {}, "mine", "m", "mine with m"),
     ({"upstream": URL, "model": "org/m"}, {"vllm": "cuda", "gpus": 1}, "openai", "org/m", URL),
     ({"upstream": "http://me:pw@a/v1", "model": "m"}, {}, "openai", "m", "http://***@a/v1"),
