@@ -79,7 +79,7 @@ def choose_engine(settings: Settings, cli: Mapping[str, str]) -> EngineChoice:
     """What the workers run, the same for all of them and after each restart: a worker's process says it. Raises
     NoEngine."""
     if settings.workers == 0:
-        return EngineChoice(settings.engine, settings.model, settings.model, "no worker")
+        return EngineChoice(settings.engine, settings.model, settings.model, "no worker here")
     handed = hand_down(cli)
     return ask_worker(role_command("worker", ["--choose", *handed.words]), handed.environment)
 
@@ -282,11 +282,15 @@ def _print_banner(
     settings: Settings, choice: EngineChoice, url: str, nats_url: str, roles: Mapping[str, Role]
 ) -> None:
     counts = [f"{count} {role}" for role, count in Counter(roles.values()).items()]
-    message = {"model": choice.name, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+    message = {
+        "model": choice.name or "MODEL",
+        "stream": True,
+        "messages": [{"role": "user", "content": "Hello"}],
+    }
     store = "" if settings.store_dir == Path(".penstock") else f" --store {settings.store_dir}"
     lines = [
         ("url", f"{url}/v1"),
-        ("model", choice.name),
+        ("model", choice.name or "what workers elsewhere serve"),
         ("engine", choice.line),
         ("broker", redact(nats_url)),
         ("running", ", ".join(counts)),
