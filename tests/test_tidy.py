@@ -36,6 +36,7 @@ ONLY_IMPORTER = {
         "workers/engines/vllm.py",
         "workers/engines/vllm_client.py",
         "workers/engines/vllm_prefix.py",
+        "workers/engines/vllm_serving.py",
         "workers/engines/vllm_start.py",
     ],
     "xllamacpp": ["workers/engines/llamacpp.py", "workers/engines/llamacpp_params.py"],

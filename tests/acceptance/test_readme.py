@@ -58,6 +58,9 @@ def test_the_example_that_lets_go_and_comes_back(system: System) -> None:
     (example,) = [block for block in blocks("sh") if "/requests/$rid" in block]
     said = run(["bash", "-c", with_addresses(example, system)])
     stream, done, pages = said.partition("data: [DONE]\n\n")
-    assert stream.startswith("id: 6-0\n")
+    first = re.match(r"id: (\d+)-0\n", stream)
+    # Not 6 for sure: on a busy machine a record may hold several tokens, and its event stands at the last one.
+    assert first, stream[:80]
+    assert 5 < int(first[1]) < 12
     assert done
     assert pages.count('"status":"completed"') == 2, "what is finished stays as it finished"
