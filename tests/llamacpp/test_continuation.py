@@ -58,7 +58,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "seed": 3,
         "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
     },
-    "grammar": {**SAMPLED, "grammar": 'root ::= ("river " | "stone ")+', "max_tokens": 40},
+    "grammar": {**SAMPLED, "seed": 10, "grammar": 'root ::= ("river " | "stone ")+', "max_tokens": 40},
     "tool call": {
         **SAMPLED,
         "seed": 1,
@@ -68,7 +68,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "logit_bias": [[CALL, 37], [END, 100]],
     },
     "stop string": {**CHAT, "max_tokens": 400, "stop": ["false E", "river and", "🌂 f th"]},
-    "natural end": {**SAMPLED, "seed": 9, "max_tokens": 400, "logit_bias": [[END, 32.0]]},
+    "natural end": {**SAMPLED, "seed": 9, "max_tokens": 400, "logit_bias": [[END, 26.0]]},
     "logprobs": {**CHAT, "logprobs": True, "top_logprobs": 2},
     "n=2": {**SAMPLED, "seed": 4, "n": 2, "max_tokens": 40},
     "completion": {"prompt": "Hello river", "max_tokens": 60, "temperature": 0},

@@ -110,6 +110,14 @@ async def test_a_call_of_several_choices_tells_each(model: Path) -> None:
         assert "'n'" in refused.failed.error
 
 
+async def test_more_choices_than_slots_wait_for_each_other(model: Path) -> None:
+    async with running(model, parallel=2) as engine:
+        bodies = [{**CHAT, "n": 2, "seed": number, "max_tokens": 30} for number in range(5)]
+        answers = [engine.submit(body, rid=f"r{number}") for number, body in enumerate(bodies)]
+        for answer in answers:
+            assert (await engine.until(answer)).finished.usage.completion_tokens == 60
+
+
 async def test_embeddings(embedder: Path, model: Path) -> None:
     async with running(embedder) as engine:
         answer = await engine.ask({"input": ["river", "stone and water"]})
@@ -211,7 +219,7 @@ async def test_stopping_drops_what_runs(model: Path) -> None:
 
 async def test_a_natural_end_is_a_stop(model: Path) -> None:
     async with running(model) as engine:
-        ended = await engine.ask({**CHAT, "max_tokens": 2000, "logit_bias": [[END, 32.0]]})
+        ended = await engine.ask({**CHAT, "max_tokens": 2000, "logit_bias": [[END, 26.0]]})
         assert ended.finished.finish_reasons == ["stop"]
         assert ended.finished.usage.completion_tokens < 2000
 

@@ -27,7 +27,7 @@ class SilentServer:
         self.over = threading.Event()
         self.decoded = 0
         self.raises: Exception | None = None
-        self.metrics = "llamacpp:n_decode_total {}"
+        self.is_terminated = False
 
     def handle_chat_completions(self, _body: bytes, _callback: Callable[[bytes], bool]) -> None:
         self.over.wait(30)
@@ -35,7 +35,7 @@ class SilentServer:
             raise self.raises
 
     def handle_metrics(self) -> str:
-        return self.metrics.format(self.decoded)
+        return '{"error": "terminated"}' if self.is_terminated else f"llamacpp:n_decode_total {self.decoded}"
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ async def test_decodes_without_output_are_steps_and_none_are_none(model: Path) -
 async def test_a_server_without_metrics_has_died(model: Path) -> None:
     engine = llamacpp.LlamaCpp(load_settings({"model": str(model)}))
     await engine.start(print)
-    engine._server.metrics = '{"error": "terminated"}'
+    engine._server.is_terminated = True
     engine.submit(EngineRequest("tenant.rid", 1, msgspec.json.encode(CHAT), RequestMeta()))
     with pytest.raises(llamacpp.LlamaDied):
         await asyncio.wait_for(engine.wait(), 5)

@@ -1,0 +1,166 @@
+"""`penstock up --engine llamacpp`, the official client, and kill -9 of the only worker in mid-answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import openai
+import pytest
+from openai import OpenAI
+
+from bench.system import Process, System
+from tests.acceptance.tap import output_logs
+from tests.llamacpp.test_continuation import TOOL
+from tests.llamacpp.tiny_gguf import CALL, END
+
+MODEL = "tiny-llama"
+LONG = 5000
+"""Tokens of an answer that takes the tiny model long enough (nearly a second) to be killed in the middle."""
+
+KILLED_AT = (1, 100, 300)
+"""Pieces that the client has when the worker is killed."""
+
+
+@pytest.fixture(scope="module")
+def system(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    started = System(
+        tmp_path_factory.mktemp("store"), engine="llamacpp", model=model, threads=1, parallel=2, workers=1
+    )
+    yield started
+    assert started.stop() == 0, "an ordered drain ends with 0"
+
+
+@pytest.fixture(scope="module")
+def client(system: System) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{system.url}/v1", api_key="unused", max_retries=0, timeout=60) as official:
+        yield official
+
+
+def ask(**fields: Any) -> dict[str, Any]:
+    standard = {"max_tokens": 80, "temperature": 0}
+    return {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Hello river"}],
+        **standard,
+        **fields,
+    }
+
+
+class Got(NamedTuple):
+    """What a client has in the end."""
+
+    text: str
+    arguments: str
+    tokens: list[str]
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def streamed(
+    client: OpenAI, body: dict[str, Any], on_piece: Callable[[int], None] = lambda _: None
+) -> tuple[str, Got]:
+    """Its rid, and what the only choice came to."""
+    text, arguments, finish_reason, rid = "", "", "", ""
+    tokens: list[str] = []
+    usage, pieces = None, 0
+    chunks = client.chat.completions.create(**body, stream=True, stream_options={"include_usage": True})
+    for chunk in chunks:
+        rid = chunk.id.removeprefix("chatcmpl-")
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            for call in choice.delta.tool_calls or []:
+                arguments += (call.function and call.function.arguments) or ""
+            if choice.logprobs:
+                tokens += [logprob.token for logprob in choice.logprobs.content or []]
+            finish_reason = choice.finish_reason or finish_reason
+            pieces += 1
+            on_piece(pieces)
+    assert usage is not None
+    return rid, Got(text, arguments, tokens, finish_reason, usage.prompt_tokens, usage.completion_tokens)
+
+
+def test_the_model_is_named_after_its_file(client: OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL]
+
+
+def test_chat_whole_and_streamed(client: OpenAI) -> None:
+    whole = client.chat.completions.create(**ask())
+    _, got = streamed(client, ask())
+    assert whole.choices[0].message.content == got.text
+    assert whole.choices[0].finish_reason == "length"
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == got.completion_tokens == 80
+
+
+def test_completion(client: OpenAI) -> None:
+    whole = client.completions.create(model=MODEL, prompt="Hello", max_tokens=20, temperature=0)
+    pieces = client.completions.create(model=MODEL, prompt="Hello", max_tokens=20, temperature=0, stream=True)
+    assert "".join(piece.choices[0].text for piece in pieces if piece.choices) == whole.choices[0].text != ""
+
+
+def test_a_call_of_a_tool(client: OpenAI) -> None:
+    bias = {str(CALL): 37, str(END): 100}
+    body = ask(tools=[TOOL], tool_choice="required", temperature=1, seed=1, max_tokens=120, logit_bias=bias)
+    whole = client.chat.completions.create(**body)
+    assert whole.choices[0].finish_reason == "tool_calls"
+    (call,) = whole.choices[0].message.tool_calls or []
+    assert call.type == "function"
+    _, got = streamed(client, body)
+    assert (got.arguments, got.finish_reason) == (call.function.arguments, "tool_calls")
+
+
+def test_mistakes_are_400(client: OpenAI) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    for body, word in (
+        (ask(messages=[{"role": "user", "content": [image]}]), "image"),
+        (ask(messages=[{"role": "user", "content": "x " * 9000}]), "context"),
+        (ask(response_format={"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}), "type"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=word):
+            client.chat.completions.create(**body)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 0},
+        {"temperature": 1.0, "seed": 5},
+        {"temperature": 1.0, "seed": 6, "presence_penalty": 0.5, "frequency_penalty": 0.5},
+        {"temperature": 0, "logprobs": True},
+    ],
+    ids=", ".join,
+)
+def test_killed_in_mid_answer(
+    fields: dict[str, Any], system: System, client: OpenAI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stream goes on by itself, and its client gets what it would have got."""
+    body = ask(max_tokens=LONG, extra_body={"ignore_eos": True}, **fields)
+    _, uncut = streamed(client, body)
+    assert uncut.completion_tokens == LONG
+    stalls: list[float] = []
+    for at in KILLED_AT:
+        victim = system.processes("worker")[0]
+        times: list[float] = []
+
+        def kill(seen: int, at: int = at, victim: Process = victim, times: list[float] = times) -> None:
+            if seen == at:
+                system.kill(victim)
+            if seen >= at:
+                times.append(time.monotonic())
+
+        rid, got = streamed(client, body, kill)
+        assert got == uncut, at
+        system.wait_replaced(victim)
+        log = output_logs(system.nats_url)[rid]
+        assert not log.offences
+        assert len(log.causes) == 2, "it was killed before its end"
+        stalls.append(max(later - sooner for sooner, later in pairwise(times)))
+    with capsys.disabled():
+        kinds = ", ".join(fields)
+        print(f"\n{kinds}: {len(stalls)} of {len(KILLED_AT)} exact, stalls {[round(s, 2) for s in stalls]} s")
