@@ -51,6 +51,8 @@ MODELS_BYTES_MAX = 4 << 20
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+AGAIN = Wait(0.0, "that was not the answer yet")
+
 log = get_logger("upstream")
 
 
@@ -165,7 +167,7 @@ class OpenAIEngine:
         move: Move | None = run.cannot() or await self._try(ask, run)
         while isinstance(move, Wait):
             say = log.debug if ask.has_waited else log.info
-            say("not now", rid=ask.rid, wait_s=round(move.delay_s, 3), why=move.why)
+            say("asks again", rid=ask.rid, wait_s=round(move.delay_s, 3), why=move.why)
             ask.has_waited = True
             self._step()
             await asyncio.sleep(move.delay_s)
@@ -184,8 +186,7 @@ class OpenAIEngine:
                     self._hear()
                     if response.status_code == 200:
                         run.accepted()
-                        await self._relay(ask, run, response)
-                        return None
+                        return await self._relay(ask, run, response)
                     body = await _start_of(response, ERROR_BYTES_MAX)
                     return run.refused(response.status_code, _lower(response.headers), body, random.random())
         except TimeoutError:
@@ -195,16 +196,19 @@ class OpenAIEngine:
         except httpx.HTTPError as error:
             return None if ask.is_over else run.broke(_say(error), random.random())
 
-    async def _relay(self, ask: _Ask, run: Run, response: httpx.Response) -> None:
+    async def _relay(self, ask: _Ask, run: Run, response: httpx.Response) -> Wait | None:
         async for data in response.aiter_bytes():
             self._hear()
             if ask.is_over:
                 continue
             self._tell(ask, run.read(data))
+            if run.asks_again:
+                return AGAIN
             if ask.is_over:
                 ask.patience.reschedule(self._now() + DRAIN_S)
         if not ask.is_over:
             self._tell(ask, run.end())
+        return AGAIN if run.asks_again else None
 
     def _tell(self, ask: _Ask, events: list[EngineEvent]) -> None:
         """What the sink does about an event may be a call of `submit` or `cancel`."""

@@ -12,6 +12,7 @@ import msgspec
 
 from schemas.requests import CHOICES_MAX
 from workers.engines.base import EngineRequest
+from workers.engines.upstream_final import FinalMessage, final_message
 
 PATHS = {"messages": "chat/completions", "prompt": "completions", "input": "embeddings"}
 """What a body is, told by the field it has."""
@@ -56,6 +57,8 @@ class Call:
         self.streams = self.path != "embeddings"
         self.choices = self._choices()
         self._own: dict[str, msgspec.Raw] = {}
+        self._prefix = request.prefix
+        self._tells_ids = upstream.tells_ids
         self._fields["model"] = _raw(upstream.model)
         if self.streams:
             self._add_own(request.key, upstream)
@@ -67,8 +70,16 @@ class Call:
 
     def content(self, refused: dict[str, None]) -> bytes:
         """The body to send, without those of our fields that the server refuses."""
-        own = {name: value for name, value in self._own.items() if name not in refused}
-        return _encode(self._fields | own)
+        return _encode(self.fields(refused))
+
+    def fields(self, refused: dict[str, None]) -> dict[str, msgspec.Raw]:
+        """The same, field by field."""
+        return self._fields | {name: value for name, value in self._own.items() if name not in refused}
+
+    def final_message(self) -> FinalMessage | None:
+        """The answer so far, where it can be continued as the chat's final message."""
+        is_greedy = self._tells_ids and self.choices == 1 and self._value("temperature") == 0
+        return final_message(self._fields, self._prefix) if is_greedy else None
 
     def is_repeatable(self, refused: dict[str, None]) -> bool:
         """Whether the same answer may be expected once more."""

@@ -87,11 +87,13 @@ class ChunkUsage(msgspec.Struct):
 
 
 class Chunk(msgspec.Struct):
-    """The data of one event. `error` is what a server says that fails after its answer has begun."""
+    """The data of one event. `error` is what a server says that fails after its answer has begun; `prompt_token_ids`
+    are vLLM's, in the first one."""
 
     choices: list[ChunkChoice] | None = None
     usage: ChunkUsage | None = None
     error: Any = None
+    prompt_token_ids: list[int] | None = None
 
 
 class Piece(NamedTuple):

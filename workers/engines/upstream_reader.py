@@ -31,6 +31,7 @@ from workers.engines.upstream_chunks import (
     piece_of,
     usage_of,
 )
+from workers.engines.upstream_final import FinalMessage
 from workers.engines.upstream_sse import EventStream, TooLong
 
 EVENT_BYTES_MAX = 1 << 20
@@ -46,6 +47,10 @@ FAILED_FINISHES = ("abort", "error")
 """Finish reasons that say that the server gave up: vLLM's when it shuts down or its engine raises."""
 
 
+class Inexact(Exception):
+    """The server does not go on from the tokens of the log: nothing of this answer may be used."""
+
+
 class Malformed(Exception):
     """The server breaks the protocol, or its own rules."""
 
@@ -53,15 +58,23 @@ class Malformed(Exception):
 class StreamReader:
     """A streamed answer. What the log has already is made again and dropped, if it is the same."""
 
-    def __init__(self, request: EngineRequest, choices: int, context_tokens_max: int) -> None:
-        prefix = request.prefix
+    def __init__(
+        self,
+        request: EngineRequest,
+        choices: int,
+        context_tokens_max: int,
+        final: FinalMessage | None = None,
+    ) -> None:
+        prefix = request.prefix if final is None else None
+        self._final = final
+        self._is_checked = final is None
         self._key, self._run = request.key, request.run
         self._choices = choices
         self._context_tokens_max = context_tokens_max
         self._events = EventStream(EVENT_BYTES_MAX)
         # Only what told ids before can tell them again: a log of pieces is compared by its content alone.
         self._replay = Replay(prefix, has_ids=prefix is not None and any(prefix.ids))
-        self._made: Counter[int] = Counter()
+        self._made: Counter[int] = Counter({0: len(final.ids)} if final else ())
         self._ids: list[int] = []
         self._deltas: list[Delta] = []
         self._of: list[int] = []
@@ -72,7 +85,8 @@ class StreamReader:
         """Whether the model said anything, known or new."""
 
     def read(self, data: bytes) -> list[EngineEvent]:
-        """What some bytes of the body tell. After EngineFinished or EngineFailed nothing more is to be read."""
+        """What some bytes of the body tell. After EngineFinished or EngineFailed nothing more is to be read. Raises
+        Inexact."""
         try:
             payloads = self._events.feed(data)
         except TooLong as error:
@@ -105,6 +119,10 @@ class StreamReader:
             raise Malformed(f"the upstream sent a chunk that cannot be read: {error}") from None
         if chunk.error:
             raise Malformed(f"the upstream failed: {words_of(payload).message}")
+        if not self._is_checked and self._final is not None:
+            if not self._final.is_exact(chunk.prompt_token_ids):
+                raise Inexact
+            self._is_checked = True
         for choice in chunk.choices or []:
             self._take_choice(choice)
         if chunk.usage is not None:
@@ -117,6 +135,10 @@ class StreamReader:
         if choice.finish_reason in FAILED_FINISHES:
             raise Malformed(f"the upstream gave up: finish reason {choice.finish_reason!r}")
         ids, delta = piece_of(choice)
+        if self._final is not None and delta is not None and delta.reasoning:
+            if self.has_begun:
+                raise Malformed("the upstream went on with reasoning in the middle of an answer")
+            raise Inexact
         if ids or delta is not None:
             self.has_begun = True
             self._made[index] += len(ids)
@@ -159,11 +181,12 @@ class StreamReader:
             return self._differs(error)
         ids, deltas, of = self._pop()
         choices = range(self._choices)
+        usage = self._whole_usage()
         finished = EngineFinished(
             self._key,
             self._run,
             [self._finish_reasons[choice] for choice in choices],
-            usage_of(self._usage, self._made.total()),
+            usage,
             ids,
             deltas,
             of,
@@ -171,12 +194,40 @@ class StreamReader:
         )
         return [finished]
 
+    def _whole_usage(self) -> Usage:
+        if self._final is None or self._usage is None:
+            return usage_of(self._usage, self._made.total())
+        return self._final.whole(usage_of(self._usage, 0))
+
     def _differs(self, error: Differs) -> list[EngineEvent]:
         text = f"the upstream did not repeat what it had said before its answer was cut off: {error}"
         return self._failed(text, "not_continuable")
 
     def _failed(self, error: str, reason: FailReason = "engine_error") -> list[EngineEvent]:
         return [EngineFailed(self._key, self._run, error, reason)]
+
+
+class ProbeReader:
+    """The answer to a probe of `final`."""
+
+    has_begun = False
+
+    def __init__(self, final: FinalMessage) -> None:
+        self._final = final
+        self._body = bytearray()
+
+    def read(self, data: bytes) -> list[EngineEvent]:
+        """Takes some bytes of the body. Raises Inexact."""
+        self._body += data
+        if len(self._body) > RESULT_BYTES_MAX:
+            raise Inexact
+        return []
+
+    def end(self) -> list[EngineEvent]:
+        """The body ended in order. Raises Inexact."""
+        if not self._final.probed(bytes(self._body)):
+            raise Inexact
+        return []
 
 
 class WholeReader:

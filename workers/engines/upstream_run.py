@@ -13,7 +13,7 @@ from typing import NamedTuple
 from workers.engines.base import EngineEvent, EngineFailed, EngineRequest
 from workers.engines.upstream_answers import NotNow, Refusal, Without, judge, wait_s
 from workers.engines.upstream_call import Call
-from workers.engines.upstream_reader import StreamReader, WholeReader
+from workers.engines.upstream_reader import Inexact, ProbeReader, StreamReader, WholeReader
 
 BREAKS_MAX = 1
 """How often a connection may break after the request was sent and before the answer began. Once happens to a connection
@@ -44,6 +44,8 @@ class Run:
         self.traceparent = request.meta.traceparent
         self.asked_at: float | None = None
         """Since when the server owes an answer; None: it does not."""
+        self.asks_again = False
+        """Whether what was read is not the answer: the connection is of no more use, and the next try is due."""
         self._request = request
         self._call = call
         self._context_tokens_max = context_tokens_max
@@ -51,6 +53,7 @@ class Run:
         self._dropped: dict[str, None] = {}
         self._tries = 0
         self._breaks = 0
+        self._final = call.final_message()
         self._reader = self._new_reader()
 
     def cannot(self) -> EngineFailed | None:
@@ -67,8 +70,13 @@ class Run:
         """The body of the next try."""
         self.asked_at = now
         self._tries += 1
+        self.asks_again = False
         self._reader = self._new_reader()
-        return self._call.content(self._refused | self._dropped)
+        refused = self._refused | self._dropped
+        if self._final is None:
+            return self._call.content(refused)
+        fields = self._call.fields(refused)
+        return self._final.probe(fields) if self._final.prompt_ids is None else self._final.content(fields)
 
     def desert(self, heard_at: float, now: float) -> bool:
         """Whether the connection is to be given up: the server owes an answer, and for too long nothing was heard of
@@ -84,11 +92,19 @@ class Run:
 
     def read(self, data: bytes) -> list[EngineEvent]:
         """Some bytes of the answer."""
-        return self._reader.read(data)
+        try:
+            return self._reader.read(data)
+        except Inexact:
+            return self._from_the_start()
 
     def end(self) -> list[EngineEvent]:
         """The answer is over."""
-        return self._reader.end()
+        try:
+            events = self._reader.end()
+        except Inexact:
+            return self._from_the_start()
+        self.asks_again = isinstance(self._reader, ProbeReader)
+        return events
 
     def refused(self, status: int, headers: Mapping[str, str], body: bytes, chance: float) -> Move:
         """The server answered with another status than 200."""
@@ -100,6 +116,9 @@ class Run:
             case Without(field):
                 self._dropped[field] = None
                 return self.cannot() or Wait(0.0, f"the upstream does not know {field}")
+            case Refusal() if self._final is not None:
+                self._from_the_start()
+                return Wait(0.0, "the upstream continues no final message")
             case Refusal(reason, error):
                 return EngineFailed(self.key, self._request.run, error, reason)
 
@@ -117,10 +136,18 @@ class Run:
             return self._failed(f"the upstream broke off before its answer: {why}")
         return self.unreachable(why, chance)
 
+    def _from_the_start(self) -> list[EngineEvent]:
+        """What cannot be continued exactly is made again."""
+        self._final = None
+        self.asks_again = True
+        return []
+
     def _failed(self, error: str) -> EngineFailed:
         return EngineFailed(self.key, self._request.run, error)
 
-    def _new_reader(self) -> StreamReader | WholeReader:
+    def _new_reader(self) -> StreamReader | WholeReader | ProbeReader:
         if not self._call.streams:
             return WholeReader(self._request)
-        return StreamReader(self._request, self._call.choices, self._context_tokens_max)
+        if self._final is not None and self._final.prompt_ids is None:
+            return ProbeReader(self._final)
+        return StreamReader(self._request, self._call.choices, self._context_tokens_max, self._final)
