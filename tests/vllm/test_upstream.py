@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 
 from bench.answer import differences, stream
-from bench.engine_cases import CASES, Case, chat
+from bench.engine_cases import CASES, GREEDY, PROMPT, Case, chat
 from bench.same_as_vllm import HEAD, compare, line
 from bench.system import System
 from bench.transcript import client
 from bench.vllm_server import VllmServer
+from schemas.log import Fold
+from schemas.requests import RequestMeta
+from workers.engines.base import (
+    EngineEvent,
+    EngineFailed,
+    EngineFinished,
+    EngineOutput,
+    EngineRequest,
+    prefix_of,
+)
+from workers.engines.upstream import OpenAIEngine, OpenAIOptions
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -94,3 +108,58 @@ def test_a_worker_killed_in_mid_stream(case: Case, front: Front, tiny_model: Pat
         answer = stream(ours, case.api, body, on_chunk)
     assert killed
     assert not differences(answer, uncut)
+
+
+async def test_what_was_said_is_not_generated_again_where_that_is_exact(
+    front: Front, tiny_model: Path
+) -> None:
+    told: asyncio.Queue[EngineEvent] = asyncio.Queue()
+    options = OpenAIOptions(
+        f"{front.server.url}/v1", str(tiny_model), "", "", parallel=1, max_tokens_default=0
+    )
+    engine = OpenAIEngine(options)
+    await engine.start(told.put_nowait)
+    body = json.dumps({"messages": [{"role": "user", "content": PROMPT}], **GREEDY}).encode()
+    try:
+        uncut = await _run(engine, told, EngineRequest("t.r1", 1, body, RequestMeta()))
+        continued = 0
+        for cut in range(1, len(uncut.events), 3):
+            log = Fold()
+            for event in uncut.events[:cut]:
+                log.add(len(log.ids), event.ids, event.deltas, event.of)
+            before = generated(front.server)
+            rest = await _run(engine, told, EngineRequest("t.r1", 1, body, RequestMeta(), prefix_of(log)))
+            for event in rest.events:
+                log.add(len(log.ids), event.ids, event.deltas, event.of)
+            assert (log.ids, log.texts) == (uncut.log.ids, uncut.log.texts)
+            end, uncut_end = rest.events[-1], uncut.events[-1]
+            assert isinstance(end, EngineFinished)
+            assert isinstance(uncut_end, EngineFinished)
+            assert (end.usage, end.finish_reasons) == (uncut_end.usage, uncut_end.finish_reasons)
+            continued += generated(front.server) - before < uncut_end.usage.completion_tokens
+    finally:
+        await engine.stop()
+    print(f"{continued} cuts were continued, the others made again")
+    assert continued, "none of them is exact"
+
+
+class _Run(NamedTuple):
+    events: list[EngineOutput | EngineFinished]
+    log: Fold
+
+
+async def _run(engine: OpenAIEngine, told: asyncio.Queue[EngineEvent], request: EngineRequest) -> _Run:
+    run = _Run([], Fold())
+    engine.submit(request)
+    while not run.events or isinstance(run.events[-1], EngineOutput):
+        event = await asyncio.wait_for(told.get(), 60)
+        assert not isinstance(event, EngineFailed), event
+        run.events.append(event)
+        run.log.add(len(run.log.ids), event.ids, event.deltas, event.of)
+    return run
+
+
+def generated(server: VllmServer) -> float:
+    """Tokens that the server has made in its life."""
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return sum([float(one.split()[-1]) for one in lines if one.startswith("vllm:generation_tokens_total")])
