@@ -19,11 +19,16 @@ class PictureHost:
         self.answers: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.connections = 0
+        self.open: set[asyncio.Task[None]] = set()
         self.names: list[str | None] = []
         self.port = 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, one request."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.open.add(task)
+        task.add_done_callback(self.open.discard)
         self.connections += 1
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -41,6 +46,8 @@ class PictureHost:
             else:
                 await reader.read()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 def response(
@@ -68,6 +75,9 @@ async def picture_host(*, tls: bool = False) -> AsyncIterator[PictureHost]:
         yield host
     finally:
         server.close()
+        if host.open:
+            _, left = await asyncio.wait(host.open, timeout=30)
+            assert not left, "its clients close their connections"
 
 
 def is_loopback(address: str) -> bool:

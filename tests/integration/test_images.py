@@ -60,7 +60,7 @@ async def fetching(broker: Broker, pictures: PictureHost) -> AsyncIterator[World
     fetcher = ImageFetcher(
         hosts,
         bytes_max=90_000,
-        timeout_s=2,
+        timeout_s=4,
         is_allowed=is_loopback,
         resolve=resolver("127.0.0.1"),
     )
@@ -183,10 +183,9 @@ async def test_a_slow_host_holds_up_nobody_else(fetching: World, pictures: Pictu
     slow = post(fetching, messages=user(image_part(f"http://slow.test:{pictures.port}/drip")))
     while not pictures.requests:
         await asyncio.sleep(0.01)
-    async with asyncio.timeout(1.5):
-        fast = post(fetching, messages=user(image_part(f"http://images.test:{pictures.port}/a.png")))
-        await answer(fetching.backend)
-        assert (await fast).status_code == 200
+    fast = post(fetching, messages=user(image_part(f"http://images.test:{pictures.port}/a.png")))
+    await answer(fetching.backend)
+    assert (await fast).status_code == 200
     assert not slow.done()
     refused: httpx.Response = await slow
     assert refused.status_code == 400

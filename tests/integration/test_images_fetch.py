@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -214,33 +215,49 @@ async def test_slow_hosts_are_cut(pictures: PictureHost, path: str) -> None:
     assert FETCH_TIMEOUT_S == 5
     before = time.monotonic()
     assert await failure(remote(pictures, path), timeout_s=0.5) == "it did not come within 0.5 s"
-    assert 0.4 < time.monotonic() - before < 2
+    assert time.monotonic() - before > 0.4
     assert pictures.connections == 1
 
 
 async def test_a_slow_name_server_is_cut(pictures: PictureHost) -> None:
-    def slow(_name: str, _port: int) -> list[str]:
-        time.sleep(1)
+    released = threading.Event()
+
+    def hangs(_name: str, _port: int) -> list[str]:
+        released.wait(60)
         return ["127.0.0.1"]
 
-    before = time.monotonic()
-    assert await failure(remote(pictures), timeout_s=0.2, resolve=slow) == "it did not come within 0.2 s"
-    assert time.monotonic() - before < 0.9
+    try:
+        why = await failure(remote(pictures), timeout_s=0.2, resolve=hangs)
+        assert not released.is_set()
+    finally:
+        released.set()
+    assert why == "it did not come within 0.2 s"
     assert pictures.connections == 0
 
 
 async def test_a_slow_host_holds_up_only_those_who_ask_for_its_images(pictures: PictureHost) -> None:
     slow, fast = remote(pictures, "/silent", name="slow.test"), remote(pictures, name="fast.test")
-    with fetcher([slow.host, fast.host], **UNLIMITED, timeout_s=3) as made:
+    with fetcher([slow.host, fast.host], **UNLIMITED, timeout_s=60) as made:
         slow_ones = [
             asyncio.create_task(made.fetch(slow, Room(ROOMY))) for _ in range(FETCHES_OF_HOST_MAX + 5)
         ]
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             while len(pictures.requests) < FETCHES_OF_HOST_MAX:
                 await asyncio.sleep(0.01)
             assert await made.fetch(fast, Room(ROOMY)) == PNG
-        assert all(isinstance(problem, Problem) for problem in await asyncio.gather(*slow_ones))
-    assert len(pictures.requests) == FETCHES_OF_HOST_MAX + 1, "those in line were cut while they waited"
+        assert len(pictures.requests) == FETCHES_OF_HOST_MAX + 1
+        for task in slow_ones:
+            task.cancel()
+        await asyncio.wait(slow_ones)
+
+
+async def test_who_waits_in_line_is_cut_too(pictures: PictureHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images_fetch, "FETCHES_OF_HOST_MAX", 1)
+    slow, before = remote(pictures, "/silent"), time.monotonic()
+    with fetcher([slow.host], **UNLIMITED, timeout_s=0.5) as made:
+        problems = await asyncio.gather(*[made.fetch(slow, Room(ROOMY)) for _ in range(20)])
+    assert all(isinstance(problem, Problem) for problem in problems)
+    assert time.monotonic() - before < 5, "one after the other they would take 10 s"
 
 
 async def test_the_line_is_bounded(pictures: PictureHost, monkeypatch: pytest.MonkeyPatch) -> None:
