@@ -57,6 +57,7 @@ class Stage:
         all_settings = {
             "nats_url": self._broker.url,
             "engine": "simulator",
+            "model": MODEL,
             "itl_ms": 2,
             "ttft_ms": 1,
         } | settings
