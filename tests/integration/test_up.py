@@ -23,6 +23,7 @@ DEADLINE_S = 20.0
 API_KEY = "sk-only-for-the-worker"
 
 ROLE = """
+import json
 import subprocess
 import sys
 
@@ -30,15 +31,15 @@ from infra.lifecycle import RoleContext, run_role
 from infra.settings import SettingsError
 
 if sys.argv[1] == "--choose":
-    if "engine=wrong" in sys.argv:
-        print('{{"t": "refusal", "why": "there is no such engine: take another"}}')
-    elif "engine=crashes" in sys.argv:
-        raise RuntimeError("chosen badly")
-    else:
-        engine = "none" if "engine=none" in sys.argv else "e"
-        choice = '{{"t": "choice", "engine": "ENGINE", "model": "m", "name": "n", "line": "e with m [1]", "commands": '
-        choice += '["1.", "2."]}}'
-        print(choice.replace("ENGINE", engine))
+    asked = dict(word.split("=", 1) for word in sys.argv if "=" in word)
+    match asked.get("engine"):
+        case "wrong":
+            print(json.dumps({{"t": "refusal", "why": "there is no such engine: take another"}}))
+        case "crashes":
+            raise RuntimeError("chosen badly")
+        case engine:
+            choice = {{"engine": engine or "e", "model": asked.get("model", "m"), "name": "n"}}
+            print(json.dumps({{"t": "choice", "line": "e with m [1]", "commands": ["1.", "2."], **choice}}))
     sys.exit()
 
 async def serve(context: RoleContext) -> None:
