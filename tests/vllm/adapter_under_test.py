@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -126,6 +127,8 @@ async def running(model: Path, **more: Any) -> AsyncIterator[Adapter]:
         yield adapter
     finally:
         await adapter.engine.stop()
+        del adapter.engine
+        gc.collect()  # vLLM leaves sockets to the collector, which would complain in somebody else's test
 
 
 def add(fold: Fold, event: EngineEvent) -> None:
@@ -160,8 +163,7 @@ def answer_of(before: Fold, events: list[EngineEvent]) -> Answer:
 
 def fold_of(prefix: Prefix) -> Fold:
     """A log with this much in it."""
-    copy = Fold(prefix.ids, prefix.of, prefix.choices).copy()
-    return copy
+    return Fold(prefix.ids, prefix.of, prefix.choices).copy()
 
 
 def _content(choice: Choice, ids: list[int]) -> Content:

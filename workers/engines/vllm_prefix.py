@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
 
-from workers.engines import vllm_tie
 from workers.engines.vllm_continue import forced_ids
 
 if TYPE_CHECKING:
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEVER = float("-inf")
-
-# Whatever process imports this to run a model must not outlive the worker.
-vllm_tie.tie_to_parent()
 
 
 class ForcedPrefix(AdapterLogitsProcessor):  # type: ignore[misc]

@@ -15,10 +15,11 @@ import msgspec
 
 from infra.settings import Settings, SettingsError, set_environment
 from workers.engines.vllm_revision import tokenizer_hash, weights_hash
+from workers.engines.vllm_tie import Tie
 
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
-    # A child that imports its modules anew is tied to us from its first moment, and inherits no thread of ours.
+    # Its children get their configuration by pickle, and inherit no thread of ours.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 
@@ -145,8 +146,8 @@ def _load(settings: Settings, on_step: Callable[[], None]) -> Started:
 
         second = config.use_v2_model_runner
         forcing = vllm_prefix.ForcedPrefixRows if second else vllm_prefix.ForcedPrefix
-        # The class, not its name: who unpickles the settings imports it, and is tied to us by that.
         config.model_config.logits_processors = [*(config.model_config.logits_processors or []), forcing]
+    object.__setattr__(config, "penstock_tie", Tie())  # it has no place for what is not vLLM's
     engine = AsyncLLM.from_vllm_config(config, stat_loggers=[_step_counter(on_step)], disable_log_stats=True)
     return Started(engine, config, arguments, str(vllm.__version__), can_force, _folder(config))
 
