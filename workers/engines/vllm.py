@@ -89,6 +89,7 @@ class Vllm:
 
     def submit(self, request: EngineRequest) -> None:
         """Starts the request's task."""
+        assert request.key not in self._runs, "one run of a request at a time"
         limit = request.meta.max_tokens
         run = Run(request, limit if limit < self._context_tokens_max else 0, self._tell)
         task = self._loop.create_task(self._serving.serve(run, request), name=f"vllm {run.rid}")
@@ -131,7 +132,9 @@ class Vllm:
         if self._started.engine.errored:
             return  # the requests of a dead engine end with the worker, and are continued by another one
         if not isinstance(event, EngineOutput):
-            del self._runs[event.key]
+            _, task = self._runs.pop(event.key)
+            if isinstance(event, EngineFailed):
+                task.cancel()  # vLLM may know nothing of it: an answer that differs from the log is fine with it
         self._sink(event)
 
     def _on_done(self, run: Run, task: asyncio.Task[None]) -> None:
