@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 
 
@@ -18,7 +18,10 @@ def penstock() -> str:
 def install(requirement: str) -> str:
     """The command that installs a package into the environment of this process."""
     python = _from_here(Path(sys.executable))
-    installer = f"{python} -m pip install" if find_spec("pip") else f"uv pip install --python {python}"
+    # Not by looking for the module: setuptools takes that for pip itself at work, and then fails to be imported, and
+    # with it whatever needs it, vLLM for one.
+    has_pip = any(distributions(name="pip"))
+    installer = f"{python} -m pip install" if has_pip else f"uv pip install --python {python}"
     return f"{installer} {shlex.quote(requirement)}"
 
 
