@@ -221,6 +221,7 @@ def _vllm_server(model: Path, dtype: str, scratch: Path) -> Iterator[str]:
 def _pipeline(model: Path, dtype: str, scratch: Path) -> Iterator[str]:
     system = System(
         scratch / "penstock",
+        START_TIMEOUT_S,
         engine="vllm",
         model=model,
         dtype=dtype,
