@@ -11,8 +11,9 @@ import pytest
 
 from schemas.choices import Choice
 from schemas.log import Fold
+from schemas.output import Delta
 from tests.llamacpp.running import CHAT, Answer, Running, running
-from tests.llamacpp.tiny_gguf import CALL, END
+from tests.llamacpp.tiny_gguf import CALL, END, build
 
 SAMPLED = {**CHAT, "temperature": 1.0}
 SCHEMA = {
@@ -101,20 +102,71 @@ async def test_ten_cuts_of(kind: str, engines: tuple[Running, Running]) -> None:
         await assert_goes_on(engines[1], body, whole, cut)
 
 
-async def test_what_another_model_said_is_not_continued(engines: tuple[Running, Running]) -> None:
+async def test_text_stands_where_roundings_have_moved(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Forty random layers make the smallest difference a large one: a cached prompt is enough to say something else."""
+    deep = build(tmp_path / "deep.gguf", layers=40)
+    body, moved = {**CHAT, "max_tokens": 600}, 0
+    async with running(deep) as whole, running(deep) as another:
+        await whole.ask(body)
+        from_cache = await whole.ask(body)
+        uncached = (await another.ask({**body, "seed": 1})).text
+        for cut in range(50, len(from_cache.outputs), len(from_cache.outputs) // 8):
+            log = log_of(from_cache, cut)
+            moved += not uncached.startswith(log.texts[0])
+            answer = await another.ask(body, log=log)
+            assert answer.outputs
+            assert answer.finished.finish_reasons == ["length"]
+            assert answer.finished.usage.completion_tokens == 600
+    with capsys.disabled():
+        print(f"\n{moved} of 8 prefixes had to be forced")
+    assert moved
+
+
+@pytest.mark.parametrize("text", ["Niagara", 'a "b" \\ c\n\td', "é水🎉", "]* root ::= x"])
+async def test_any_text_can_be_forced(text: str, engines: tuple[Running, Running]) -> None:
     log = Fold()
-    whole = await engines[0].ask(CHAT)
-    log.add(0, [0], [msgspec.structs.replace(whole.outputs[0].deltas[0], text="Niagara")], [])
+    log.add(0, [0], [Delta(text)], [])
     answer = await engines[1].ask(CHAT, log=log)
+    assert answer.finished.usage.completion_tokens == 80
+    assert answer.text
+    # Made to say it, the model goes on as after a prompt that ends with it.
+    prompt = "<|im_start|>user\nHello river<|im_end|>\n<|im_start|>assistant\n" + text
+    after = await engines[0].ask({"prompt": prompt, "temperature": 0, "max_tokens": 20})
+    assert answer.text.startswith(after.text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "delta"),
+    [
+        ("json_schema, greedy", Delta('{"where": "sea')),
+        ("tool call", Delta("Niagara")),
+        ("n=2", Delta("Niagara")),
+        ("grammar", Delta("Niagara")),
+        ("top_p, top_k, min_p", Delta("a \N{REPLACEMENT CHARACTER}")),
+    ],
+)
+async def test_what_cannot_be_forced_is_told(
+    kind: str, delta: Delta, engines: tuple[Running, Running]
+) -> None:
+    log = Fold()
+    log.add(0, [0], [delta], [])
+    answer = await engines[1].ask(KINDS[kind], log=log)
     assert answer.failed.reason == "not_continuable"
     assert not answer.outputs
 
 
+def log_of(answer: Answer, outputs: int) -> Fold:
+    log = Fold()
+    for output in answer.outputs[:outputs]:
+        log.add(len(log.ids), output.ids, output.deltas, output.of)
+    return log
+
+
 async def assert_goes_on(engine: Running, body: dict[str, Any], whole: Answer, cut: int) -> None:
     """What was put out before the cut and what comes after it are what the whole answer is, usage included."""
-    log = Fold()
-    for output in whole.outputs[:cut]:
-        log.add(len(log.ids), output.ids, output.deltas, output.of)
+    log = log_of(whole, cut)
     answer = await engine.ask(body, log=log)
     end = answer.finished
     for output in answer.outputs:

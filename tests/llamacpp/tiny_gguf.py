@@ -63,13 +63,14 @@ PLACES: dict[int, tuple[int, int]] = {
 LEADS = (0xC3, *range(0xE4, 0xE9), 0xF0)
 
 
-def build(path: Path, *, embeds: bool = False) -> Path:
-    """Writes the model; always the same bytes. `embeds`: for embeddings, which it makes the mean of a text's."""
+def build(path: Path, *, embeds: bool = False, layers: int = LAYERS) -> Path:
+    """Writes the model; always the same bytes. `embeds`: for embeddings, which it makes the mean of a text's. `layers`:
+    more of them make it slower."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_context_length(CONTEXT_TOKENS)
     writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
+    writer.add_block_count(layers)
     writer.add_feed_forward_length(HIDDEN)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(1)
@@ -77,8 +78,8 @@ def build(path: Path, *, embeds: bool = False) -> Path:
     writer.add_rope_dimension_count(WIDTH // HEADS)
     if embeds:
         writer.add_pooling_type(gguf.PoolingType.MEAN)
-    tokens, leads, stands = _add_tokenizer(writer)
-    _add_weights(writer, len(tokens), leads, stands)
+    leads, stands = _add_tokenizer(writer)
+    _add_weights(writer, layers, leads, stands)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -86,7 +87,7 @@ def build(path: Path, *, embeds: bool = False) -> Path:
     return path
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter) -> tuple[list[str], list[int], list[int]]:
+def _add_tokenizer(writer: gguf.GGUFWriter) -> tuple[list[int], list[int]]:
     """Bytes, words made by merges, and where each token leads and may stand."""
     letters = _letters()
     tokens = list(SPECIAL) + [letters[byte] for byte in range(256)]
@@ -115,10 +116,11 @@ def _add_tokenizer(writer: gguf.GGUFWriter) -> tuple[list[str], list[int], list[
     writer.add_eos_token_id(END)
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
-    return tokens, leads, stands
+    return leads, stands
 
 
-def _add_weights(writer: gguf.GGUFWriter, tokens: int, leads: list[int], stands: list[int]) -> None:
+def _add_weights(writer: gguf.GGUFWriter, layers: int, leads: list[int], stands: list[int]) -> None:
+    tokens = len(leads)
     chance = np.random.default_rng(SEED)
 
     def random(rows: int, columns: int, scale: float) -> np.ndarray:
@@ -134,7 +136,7 @@ def _add_weights(writer: gguf.GGUFWriter, tokens: int, leads: list[int], stands:
     writer.add_tensor("token_embd.weight", embedding)
     writer.add_tensor("output.weight", output)
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
-    for layer in range(LAYERS):
+    for layer in range(layers):
         name = f"blk.{layer}."
         writer.add_tensor(f"{name}attn_norm.weight", np.ones(WIDTH, np.float32))
         writer.add_tensor(f"{name}ffn_norm.weight", np.ones(WIDTH, np.float32))
@@ -144,7 +146,7 @@ def _add_weights(writer: gguf.GGUFWriter, tokens: int, leads: list[int], stands:
         for part in ("gate", "up"):
             writer.add_tensor(f"{name}ffn_{part}.weight", random(HIDDEN, WIDTH, 0.2))
         for part, columns in (("attn_output", WIDTH), ("ffn_down", HIDDEN)):
-            weight = random(WIDTH, columns, 0.3)
+            weight = random(WIDTH, columns, 0.3 * (LAYERS / layers) ** 0.5)
             weight[:places] = 0  # where a token leads is not for the layers to change
             writer.add_tensor(f"{name}{part}.weight", weight)
 

@@ -5,7 +5,9 @@ Each request is one call that blocks until its end, in a thread of its own; what
 callback in that thread, which hands it to the event loop and answers whether to go on. Only the loop touches state.
 
 The log has no token ids: a chunk of llama.cpp tells none, and characters of several tokens come as one. So a request
-is continued by making it once more with the same seed, comparing with what the log has, and dropping it.
+is continued by making it once more with the same seed, comparing with what the log has, and dropping it. Roundings may
+have moved meanwhile (a prompt that was cached, other requests in the batch): plain text is then made to begin with
+what the log has, by a grammar, and goes on from there.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ from workers.engines.base import (
     EngineOutput,
     EngineRequest,
     FailReason,
+    Prefix,
 )
-from workers.engines.llamacpp_body import BadBody, LlamaBody, llama_body
+from workers.engines.llamacpp_body import BadBody, LlamaBody, beginning_with, llama_body
 from workers.engines.llamacpp_chunks import Chunk, Totals, decode_chunk
 from workers.engines.llamacpp_file import BadModelFile, read_model_file, sample_hash
 from workers.engines.llamacpp_params import revision_of, server_params
@@ -75,9 +78,11 @@ class _Run:
     key: str
     number: int
     body: LlamaBody
+    prefix: Prefix | None
     replay: Replay
     totals: Totals
     has_begun: bool = False
+    has_put_out: bool = False
     is_cancelled: bool = False
 
 
@@ -145,14 +150,7 @@ class LlamaCpp:
             failed = EngineFailed(request.key, request.run, str(error), "bad_request")
             self._loop.call_soon(self._sink, failed)
             return
-        replay = Replay(request.prefix, has_ids=False)
-        run = _Run(request.key, request.run, body, replay, Totals(body.choices))
-        self._runs[run.key] = run
-        call = self._embed if body.call == "embeddings" else self._generate
-        future = self._aside(partial(call, self._server, run))
-        self._calls[future] = None
-        future.add_done_callback(partial(self._on_return, run))
-        self._busy.set()
+        self._begin(request.key, request.run, body, request.prefix)
 
     def cancel(self, key: str) -> None:
         """The server is told with the next piece of output; what comes until then is dropped."""
@@ -186,6 +184,15 @@ class LlamaCpp:
             # The destructor joins the server's thread.
             await asyncio.wait([self._aside(last.clear)], timeout=STOP_S)
 
+    def _begin(self, key: str, number: int, body: LlamaBody, prefix: Prefix | None) -> None:
+        run = _Run(key, number, body, prefix, Replay(prefix, has_ids=False), Totals(body.choices))
+        self._runs[key] = run
+        call = self._embed if body.call == "embeddings" else self._generate
+        future = self._aside(partial(call, self._server, run))
+        self._calls[future] = None
+        future.add_done_callback(partial(self._on_return, run))
+        self._busy.set()
+
     def _generate(self, server: Any, run: _Run) -> None:
         """In the request's thread."""
 
@@ -217,12 +224,13 @@ class LlamaCpp:
         try:
             self._put_out(run, chunk)
         except Differs as error:
-            self._fail(run, str(error), "not_continuable")
+            self._on_differs(run, error)
 
     def _put_out(self, run: _Run, chunk: Chunk) -> None:
         for delta in chunk.deltas(shows_top=run.body.shows_top):
             made = run.replay.take([0], [delta], [delta.choice] if delta.choice else [])
             if made is not None:
+                run.has_put_out = True
                 self._sink(EngineOutput(run.key, run.number, made.ids, made.deltas, made.of))
 
     def _on_return(self, run: _Run, future: asyncio.Future[bytes | None]) -> None:
@@ -245,9 +253,18 @@ class LlamaCpp:
         try:
             held = run.replay.finish()
         except Differs as differs:
-            self._fail(run, str(differs), "not_continuable")
+            self._on_differs(run, differs)
             return
         self._finish(run, *sums, held)
+
+    def _on_differs(self, run: _Run, error: Differs) -> None:
+        """Once more from the start, if its text can be forced."""
+        text = _forcible_text(run)
+        if text is None:
+            self._fail(run, str(error), "not_continuable")
+            return
+        self._drop(run)
+        self._begin(run.key, run.number, beginning_with(run.body, text), run.prefix)
 
     def _finish_embedding(self, run: _Run, answer: bytes) -> None:
         self._step()
@@ -325,6 +342,16 @@ def _settle(future: asyncio.Future[T], result: Any, error: Exception | None) -> 
         future.set_exception(error)
     else:
         future.set_result(result)
+
+
+def _forcible_text(run: _Run) -> str | None:
+    """What the log has, where it is nothing but text that a model can have said. A mark stands for bytes that were no
+    character: which ones, nobody knows any more."""
+    if run.prefix is None or run.has_put_out or not run.body.is_plain or len(run.prefix.choices) > 1:
+        return None
+    text = "".join(choice.text for choice in run.prefix.choices)
+    is_text = all(not (choice.thoughts or choice.tools) for choice in run.prefix.choices)
+    return text if is_text and text and "\N{REPLACEMENT CHARACTER}" not in text else None
 
 
 def _reason_of(error: BaseException, run: _Run) -> FailReason:

@@ -19,17 +19,23 @@ OPERATORS_FIELDS = (
 )
 
 
+SHAPING_FIELDS = ("response_format", "json_schema", "grammar", "tools", "functions")
+"""What gives the answer a grammar already, or parts that are no text."""
+
+
 class BadBody(ValueError):
     """The client's mistake; the message names the field."""
 
 
 class LlamaBody(msgspec.Struct, frozen=True):
-    """What to call with which body. `shows_top`: a token's alternatives were asked for, not only its logprob."""
+    """What to call with which body. `shows_top`: a token's alternatives were asked for, not only its logprob.
+    `is_plain`: one choice of nothing but text, so that a grammar may say how it begins."""
 
     call: Call
     body: bytes
     choices: int = 1
     shows_top: bool = False
+    is_plain: bool = False
 
 
 def seed_of(rid: str) -> int:
@@ -44,6 +50,14 @@ def llama_body(body: bytes, *, rid: str, max_tokens: int) -> LlamaBody:
         return _translated(body, fields, rid, max_tokens)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadBody(f"the request's body is not a JSON object: {error}") from None
+
+
+def beginning_with(body: LlamaBody, text: str) -> LlamaBody:
+    """The same request, made to begin with `text`: by a grammar, which only speaks up where the model would say
+    something else."""
+    fields = msgspec.json.decode(body.body, type=dict[str, msgspec.Raw])
+    forced = msgspec.json.encode({**fields, "grammar": f'root ::= "{_literal(text)}" [\\x00-\\U0010FFFF]*'})
+    return msgspec.structs.replace(body, body=forced, is_plain=False)
 
 
 def _translated(body: bytes, fields: dict[str, msgspec.Raw], rid: str, max_tokens: int) -> LlamaBody:
@@ -80,7 +94,8 @@ def _generation(call: Call, fields: dict[str, msgspec.Raw], rid: str, max_tokens
     if choices is None:
         fields.pop("n", None)
     whole = msgspec.json.encode({**fields, **added})
-    return LlamaBody(call, whole, choices if isinstance(choices, int) else 1, shows_top)
+    is_plain = choices in (None, 1) and not any(_value(fields, name) for name in SHAPING_FIELDS)
+    return LlamaBody(call, whole, choices if isinstance(choices, int) else 1, shows_top, is_plain)
 
 
 def _ask_logprobs(call: Call, fields: dict[str, msgspec.Raw], added: dict[str, Any]) -> bool:
@@ -117,6 +132,14 @@ def _refuse_fetching(value: Any) -> None:
                         raise BadBody(f"`{name}` must be a data: URI: this engine fetches nothing")
                 elif isinstance(item, dict | list):
                     _refuse_fetching(item)
+
+
+def _literal(text: str) -> str:
+    """As it stands between quotes in llama.cpp's notation of grammars."""
+    return "".join(
+        f"\\x{ord(letter):02X}" if letter < " " else f"\\{letter}" if letter in '"\\' else letter
+        for letter in text
+    )
 
 
 def _value(fields: dict[str, msgspec.Raw], name: str) -> Any:
