@@ -40,7 +40,7 @@ def server_params(settings: EngineSettings, model: ModelFile, context: int) -> A
         # A text is embedded in one step.
         params.embedding = True
         params.n_batch = params.n_ubatch = max(BATCH_TOKENS, context)
-    threads = settings.threads or os.cpu_count() or 1
+    threads = settings.threads or _cpus()
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_gpu_layers = settings.n_gpu_layers
     if settings.tensor_split:
@@ -64,6 +64,13 @@ def server_params(settings: EngineSettings, model: ModelFile, context: int) -> A
     params.sse_ping_interval = -1
     params.verbosity = 1
     return params
+
+
+def _cpus() -> int:
+    """Those this process may use; the library's own default is found by its command line only, which is not here."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _tensor_split(text: str, devices: int) -> list[float]:
