@@ -36,7 +36,7 @@ class FinalMessage(msgspec.Struct):
 
     def probe(self, fields: Mapping[str, msgspec.Raw]) -> bytes:
         """The body that asks for the tokens of the chat itself."""
-        limits = {name: 1 for name in LIMITS if name in fields} or {"max_tokens": 1}
+        limits = {name: 1 for name in LIMITS if name in fields}
         asked = {name: value for name, value in fields.items() if name != "stream_options"}
         return _encode({**asked, "stream": False, "return_token_ids": True, **limits})
 
@@ -80,7 +80,8 @@ def final_message(fields: Mapping[str, msgspec.Raw], prefix: Prefix | None) -> F
     if len(prefix.choices) != 1 or not prefix.choices[0].is_plain or any(prefix.of) or not all(prefix.ids):
         return None
     limits = [msgspec.json.decode(fields[name]) for name in LIMITS if name in fields]
-    if any(not isinstance(limit, int) or limit <= len(prefix.ids) for limit in limits):
+    # Without a limit the server's own would be counted from the cut.
+    if not limits or any(not isinstance(limit, int) or limit <= len(prefix.ids) for limit in limits):
         return None
     text = prefix.choices[0].text
     return FinalMessage(text, prefix.ids) if text else None

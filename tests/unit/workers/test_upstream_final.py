@@ -140,6 +140,7 @@ def test_a_template_that_trims_shows_only_where_there_is_something_to_trim() -> 
         {"min_tokens": 3},
         {"n": 2},
         {"max_tokens": 9},
+        {"max_tokens": None},
         {"an_unknown_field": 1},
     ],
 )
