@@ -21,7 +21,12 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     # Its children get their configuration by pickle, and inherit no thread of ours.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
 }
+
+NO_HOST = "none.invalid"
+"""vLLM takes an empty list of hosts for all hosts. Requests need not come through an edge, so it must not fetch what
+they name from where it stands; an operator who lists hosts as an `engine_arg` overrides it."""
 
 
 class Words(msgspec.Struct, frozen=True):
@@ -34,6 +39,7 @@ class Words(msgspec.Struct, frozen=True):
 def words_of(settings: Settings) -> Words:
     """What a user of `vllm serve` would have typed. Raises SettingsError."""
     arguments = ["--model", settings.model, "--served-model-name", settings.model]
+    arguments += ["--allowed-media-domains", NO_HOST]
     for flag, value in (
         ("--max-model-len", settings.max_model_len),
         ("--max-num-seqs", settings.max_num_seqs),

@@ -29,6 +29,7 @@ def test_flags_as_users_of_vllm_know_them() -> None:
     assert words.adapters == ["one", "two"]
     assert words.arguments == [
         *("--model", "org/name", "--served-model-name", "org/name"),
+        *("--allowed-media-domains", "none.invalid"),
         *(
             "--max-model-len",
             "4096",
@@ -42,6 +43,16 @@ def test_flags_as_users_of_vllm_know_them() -> None:
         *("--enforce-eager", "--chat-template", "a b.jinja", "--seed", "3"),
         *("--enable-lora", "--lora-modules", "one=/a", "two=/b"),
     ]
+
+
+def test_hosts_that_an_operator_lists_come_after_the_one_that_stands_for_none() -> None:
+    """vLLM's parser takes the last of several."""
+    settings = load_settings(
+        {"engine": "vllm", "model": "m", "engine_arg": "allowed-media-domains=a.example"}
+    )
+    words = words_of(settings).arguments
+    given = [words[at + 1] for at, word in enumerate(words) if word == "--allowed-media-domains"]
+    assert given == ["none.invalid", "a.example"]
 
 
 @pytest.mark.parametrize("given", [{"lora": "no path"}, {"engine_arg": "a='b"}, {"lora": "=x"}])
