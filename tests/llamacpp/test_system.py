@@ -12,18 +12,21 @@ import openai
 import pytest
 from openai import OpenAI
 
-from bench.system import Process, System
+from bench.system import System
 from tests.acceptance.tap import output_logs
 from tests.llamacpp.test_continuation import TOOL
 from tests.llamacpp.tiny_gguf import CALL, END, build
 
 MODEL = "tiny-llama"
-SLOW_LAYERS = 40
+SLOW_LAYERS = 160
 """Of a model whose answers take long enough to be killed in the middle: its client keeps up with it."""
 
-TOKENS = 700
-KILLED_AT = (1, 50, 150, 300)
+TOKENS = 300
+KILLED_AT = (1, 10, 30, 80)
 """Pieces that the client has when the worker is killed."""
+
+TRIES = 5
+"""A kill that came after the end of the answer proves nothing: on a busy machine a client may be that late."""
 
 StartSystem = Callable[[Path], System]
 
@@ -34,7 +37,8 @@ def start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSyst
 
     def start(model: Path) -> System:
         store = tmp_path_factory.mktemp("store")
-        started.append(System(store, engine="llamacpp", model=model, threads=1, parallel=2, workers=1))
+        settings = {"engine": "llamacpp", "model": model, "threads": 1, "parallel": 2, "ctx_size": 4096}
+        started.append(System(store, workers=1, **settings))
         return started[-1]
 
     yield start
@@ -136,7 +140,7 @@ def test_mistakes_are_400(client: OpenAI) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     for body, word in (
         (ask(messages=[{"role": "user", "content": [image]}]), "image"),
-        (ask(messages=[{"role": "user", "content": "x " * 9000}]), "context"),
+        (ask(messages=[{"role": "user", "content": "x " * 5000}]), "context"),
         (ask(response_format={"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}), "type"),
     ):
         with pytest.raises(openai.BadRequestError, match=word):
@@ -164,22 +168,31 @@ def test_killed_in_mid_answer(
     assert uncut.completion_tokens == TOKENS
     stalls: list[float] = []
     for at in KILLED_AT:
-        victim = system.processes("worker")[0]
-        times: list[float] = []
-
-        def kill(seen: int, at: int = at, victim: Process = victim, times: list[float] = times) -> None:
-            if seen == at:
-                system.kill(victim)
-            if seen >= at:
-                times.append(time.monotonic())
-
-        rid, got = streamed(client, body, kill)
-        assert got == uncut, at
-        system.wait_replaced(victim)
-        log = output_logs(system.nats_url)[rid]
-        assert not log.offences
-        assert len(log.causes) == 2, "it was killed before its end"
-        stalls.append(max(later - sooner for sooner, later in pairwise(times)))
+        for _ in range(TRIES):
+            rid, got, stall_s = killed_at(at, client, system, body)
+            assert got == uncut, at
+            log = output_logs(system.nats_url)[rid]
+            assert not log.offences
+            if len(log.causes) > 1:
+                stalls.append(stall_s)
+                break
+    assert len(stalls) == len(KILLED_AT)
     with capsys.disabled():
         kinds = ", ".join(fields)
         print(f"\n{kinds}: {len(stalls)} of {len(KILLED_AT)} exact, stalls {[round(s, 2) for s in stalls]} s")
+
+
+def killed_at(at: int, client: OpenAI, system: System, body: dict[str, Any]) -> tuple[str, Got, float]:
+    """Kills the worker when the client has that many pieces; the last number is the longest silence after it."""
+    victim = system.processes("worker")[0]
+    times: list[float] = []
+
+    def on_piece(seen: int) -> None:
+        if seen == at:
+            system.kill(victim)
+        if seen >= at:
+            times.append(time.monotonic())
+
+    rid, got = streamed(client, body, on_piece)
+    system.wait_replaced(victim)
+    return rid, got, max(later - sooner for sooner, later in pairwise(times))
