@@ -37,7 +37,7 @@ def start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSyst
 
     def start(model: Path) -> System:
         store = tmp_path_factory.mktemp("store")
-        settings = {"engine": "llamacpp", "model": model, "threads": 1, "parallel": 2, "ctx_size": 4096}
+        settings: dict[str, Any] = {"engine": "llamacpp", "model": model, "threads": 1, "ctx_size": 1024}
         started.append(System(store, workers=1, **settings))
         return started[-1]
 
@@ -140,7 +140,7 @@ def test_mistakes_are_400(client: OpenAI) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     for body, word in (
         (ask(messages=[{"role": "user", "content": [image]}]), "image"),
-        (ask(messages=[{"role": "user", "content": "x " * 5000}]), "context"),
+        (ask(messages=[{"role": "user", "content": "x " * 2000}]), "context"),
         (ask(response_format={"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}), "type"),
     ):
         with pytest.raises(openai.BadRequestError, match=word):
