@@ -42,19 +42,21 @@ def main() -> None:
     write_result(arguments.out, freed_s=freed_s)
 
 
-async def leave_streams(url: str, nats_url: str, cancels: int) -> list[float]:
-    """Seconds from each client's close to the free slot. The system must have one worker of `SLOTS` and be idle."""
+async def leave_streams(
+    url: str, nats_url: str, cancels: int, *, model: str = MODEL, slots: int = SLOTS, tokens: int = TOKENS
+) -> list[float]:
+    """Seconds from each client's close to the free slot. The system must have one worker of `slots` and be idle."""
     bus = await Bus.connect(nats_url, name="bench", fail=print)
     free = _FreeSlots(bus)
     samples = []
     try:
         for number in range(cancels):
-            await free.wait(SLOTS)
-            writer = await _flowing_stream(url, f"leave {number}")
-            await free.wait(SLOTS - 1)
+            await free.wait(slots)
+            writer = await flowing_stream(url, f"leave {number}", model, tokens)
+            await free.wait(slots - 1)
             started = time.perf_counter()
             writer.close()
-            await free.wait(SLOTS)
+            await free.wait(slots)
             samples.append(time.perf_counter() - started)
     finally:
         await bus.close()
@@ -81,12 +83,13 @@ class _FreeSlots:
         self._changed.set()
 
 
-async def _flowing_stream(url: str, prompt: str) -> asyncio.StreamWriter:
+async def flowing_stream(url: str, prompt: str, model: str, tokens: int) -> asyncio.StreamWriter:
     """The connection of a stream whose first text has come."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     messages = [{"role": "user", "content": prompt}]
-    body = json.dumps({"model": MODEL, "messages": messages, "max_tokens": TOKENS, "stream": True}).encode()
+    asked = {"model": model, "messages": messages, "max_tokens": tokens, "stream": True, "ignore_eos": True}
+    body = json.dumps(asked).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     while b'"content":' not in (line := await reader.readline()) or b'"content":""' in line:
