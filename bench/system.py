@@ -37,6 +37,7 @@ class System:
 
     `beside(nats_url)` is called as soon as the broker is known, to start what must run next to `up` before everything
     can be ready: the only worker, say. `start_timeout_s` is for an engine that is slow to load.
+    A list is an option given once for each of its values.
     """
 
     def __init__(
@@ -51,7 +52,11 @@ class System:
         if "engine" not in settings:
             settings |= SIMULATED
         self._start_timeout_s = start_timeout_s
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        flags = [
+            f"--{name.replace('_', '-')}={value}"
+            for name, values in settings.items()
+            for value in (values if isinstance(values, list) else [values])
+        ]
         self.store = store
         self.log_path = store / "up.log"
         store.mkdir(parents=True, exist_ok=True)

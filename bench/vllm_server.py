@@ -36,7 +36,7 @@ def penstock_flags(model: Path, *, reasoning: bool = False) -> dict[str, Any]:
         "max_model_len": LENGTH,
         "max_num_seqs": SEQUENCES,
         "dtype": "float32",
-        "engine_arg": " ".join(_engine_args(reasoning=reasoning)),
+        "engine_arg": _engine_args(reasoning=reasoning),
     }
 
 
