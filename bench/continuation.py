@@ -86,7 +86,9 @@ def case_of(name: str) -> Case:
     return next(case for case in [*CASES, *REASONING] if case.name == name)
 
 
-async def kill_throughout(system: System, model: str, case: Case, positions: int) -> list[Kill]:
+async def kill_throughout(
+    system: System, model: str, case: Case, positions: int, tries: int = TRIES_MAX
+) -> list[Kill]:
     """Kills at the first `positions` tokens of the greedy case, at as many spread over the whole answer of another one.
     Every kill counts, also one that came a token later than it was aimed at."""
     bus = await Bus.connect(system.nats_url, name="bench", fail=print)
@@ -98,17 +100,19 @@ async def kill_throughout(system: System, model: str, case: Case, positions: int
         every = list(range(1, min(positions, last) + 1))
         kills: list[Kill] = []
         for position in every if case.name == EVERY else _spread(positions, last):
-            kills += await _kill_at(position, system, killer, run, whole)
+            kills += await _kill_at(position, tries, system, killer, run, whole)
         return kills
     finally:
         await bus.close()
 
 
-async def _kill_at(position: int, system: System, killer: Killer, run: Runner, whole: Answer) -> list[Kill]:
+async def _kill_at(
+    position: int, tries: int, system: System, killer: Killer, run: Runner, whole: Answer
+) -> list[Kill]:
     """Until one hits."""
     kills: list[Kill] = []
     aim = position
-    for _ in range(TRIES_MAX):
+    for _ in range(tries):
         await asyncio.to_thread(system.wait_ready, "worker", 2)
         killer.aim(system, aim)
         interrupted = await run(killer)
