@@ -39,6 +39,7 @@ TRIES_MAX = 4
 """Kills that are aimed at one position: the worker may be faster by a token than whoever watches its log."""
 
 EVERY = "chat greedy"
+EVERY_TOKENS = 40
 SOME = [
     *("chat seed", "chat penalties", "chat min_tokens", "chat json_schema", "chat regex", "tools required"),
     *("tools named", "tools auto, a call", "chat stop strings", "chat logprobs", "chat n=2", "reasoning"),
@@ -59,7 +60,7 @@ def main() -> None:
     """Kills at `--every` positions of a greedy answer and at `--some` of each other kind of request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--every", type=int, default=40)
+    parser.add_argument("--every", type=int, default=EVERY_TOKENS)
     parser.add_argument("--some", type=int, default=10)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -89,17 +90,16 @@ def case_of(name: str) -> Case:
 async def kill_throughout(
     system: System, model: str, case: Case, positions: int, tries: int = TRIES_MAX
 ) -> list[Kill]:
-    """Kills at the first `positions` tokens of the greedy case, at as many spread over the whole answer of another one.
-    Every kill counts, also one that came a token later than it was aimed at."""
+    """Kills at `positions` places spread over the answer, over the first `EVERY_TOKENS` of it in the greedy case. Every
+    kill counts, also one that came a token later than it was aimed at."""
     bus = await Bus.connect(system.nats_url, name="bench", fail=print)
     try:
         killer = Killer(bus)
         run = Runner(system, model, await asyncio.to_thread(_ready, system, model, case))
         whole = (await run(killer)).answer
         last = whole.completion_tokens - 1
-        every = list(range(1, min(positions, last) + 1))
         kills: list[Kill] = []
-        for position in every if case.name == EVERY else _spread(positions, last):
+        for position in _spread(positions, min(last, EVERY_TOKENS) if case.name == EVERY else last):
             kills += await _kill_at(position, tries, system, killer, run, whole)
         return kills
     finally:
@@ -226,9 +226,11 @@ def _ready(system: System, model: str, case: Case) -> Case:
 
 
 def _spread(positions: int, last: int) -> list[int]:
-    """From 1 to `last`."""
+    """From 1 to `last`; a single one is in the middle."""
     count = min(positions, last)
-    return [1 + index * (last - 1) // max(1, count - 1) for index in range(count)]
+    if count == 1:
+        return [(1 + last) // 2]
+    return [1 + index * (last - 1) // (count - 1) for index in range(count)]
 
 
 if __name__ == "__main__":
