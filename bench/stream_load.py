@@ -130,7 +130,7 @@ class _Connection:
                 is_done = True
             elif b'"usage":{' in data:
                 used = json.loads(data)["usage"]["completion_tokens"]
-            elif b'"error"' in data:
+            elif b'"error":' in data:  # a key: in text a quotation mark has a backslash before it
                 raise Broken(data.decode())
             elif b'"content":"' in data and b'"content":""' not in data:
                 first_at = first_at or time.perf_counter()
