@@ -58,7 +58,8 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 
 async def start(stage: Stage, upstream: ScriptedUpstream, **settings: object) -> None:
-    await stage.start_worker(engine="openai", upstream=upstream.url, upstream_api_key=KEY, **settings)
+    named = {"engine": "openai", "upstream": upstream.url, "model": MODEL, "upstream_api_key": KEY}
+    await stage.start_worker(**(named | settings))
 
 
 async def ask(stage: Stage, **fields: Any) -> End:
