@@ -35,6 +35,8 @@ class Log:
     offences: list[str] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     _records: dict[int, bytes] = field(default_factory=dict)
+    _thoughts: dict[int, str] = field(default_factory=dict)
+    _calls: dict[tuple[int, int], tuple[str, str]] = field(default_factory=dict)
     _ctl_seq: int = 0
     _ctl_kind: str = ""
     _fresh_lease: bool = False
@@ -85,7 +87,7 @@ class Log:
         if self._fresh_lease:
             self._check(off == len(self.ids), f"I5: attempt begins at {off}, log has {len(self.ids)}")
             self._fresh_lease = False
-        content = json.dumps([ids, deltas]).encode()
+        content = json.dumps([ids, deltas, record.get("of", [])]).encode()
         if off in self._records:
             self._check(self._records[off] == content, f"I4: {seq} repeats offset {off} with other bytes")
             return
@@ -93,15 +95,32 @@ class Log:
         self._records[off] = content
         self.ids += ids
         for delta in deltas:
-            choice = delta.get("choice", 0)
-            self.text[choice] = self.text.get(choice, "") + delta["text"]
+            self._add_delta(delta)
+
+    def _add_delta(self, delta: dict[str, Any]) -> None:
+        choice = delta.get("choice", 0)
+        self.text[choice] = self.text.get(choice, "") + delta["text"]
+        self._thoughts[choice] = self._thoughts.get(choice, "") + delta.get("reasoning", "")
+        for piece in delta.get("tools", []):
+            name, arguments = self._calls.get((choice, piece["index"]), ("", ""))
+            name, arguments = name + piece.get("name", ""), arguments + piece.get("arguments", "")
+            self._calls[choice, piece["index"]] = name, arguments
+
+    def _content(self, choice: int) -> bytes:
+        """As END.sha256 has it."""
+        content = self.text[choice]
+        if self._thoughts[choice]:
+            content += "\1" + self._thoughts[choice]
+        for (of, _), (name, arguments) in sorted(self._calls.items()):
+            content += f"\2{name}\3{arguments}" if of == choice else ""
+        return content.encode()
 
     def _check_end(self, end: dict[str, Any]) -> None:
         if end.get("n") is None:
             return
         self._check(end["n"] == len(self.ids), f"I4: END.n is {end['n']}, log has {len(self.ids)}")
-        text = b"\0".join(self.text[choice].encode() for choice in sorted(self.text))
-        self._check(end["sha256"] == hashlib.sha256(text).hexdigest(), "I4: END.sha256 differs")
+        content = b"\0".join(self._content(choice) for choice in sorted(self.text))
+        self._check(end["sha256"] == hashlib.sha256(content).hexdigest(), "I4: END.sha256 differs")
 
     def _check(self, holds: bool, offence: str) -> None:
         if not holds:
