@@ -3,10 +3,11 @@ through. All other fields stay the bytes the client sent. Pure."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Literal
 
 import msgspec
+
+from workers.engines.seeds import seed_of
 
 Call = Literal["chat_completions", "completions", "embeddings"]
 
@@ -36,11 +37,6 @@ class LlamaBody(msgspec.Struct, frozen=True):
     choices: int = 1
     shows_top: bool = False
     is_plain: bool = False
-
-
-def seed_of(rid: str) -> int:
-    """31 bits of SHA-256(rid): whoever runs the request gets the same ones."""
-    return int.from_bytes(hashlib.sha256(rid.encode()).digest()[:4], "big") >> 1
 
 
 def llama_body(body: bytes, *, rid: str, max_tokens: int) -> LlamaBody:

@@ -5,13 +5,13 @@ Values travel as the bytes the client sent; only names that are ours are set ane
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import msgspec
 
 from schemas.requests import CHOICES_MAX
 from workers.engines.base import EngineRequest
+from workers.engines.seeds import seed_of
 from workers.engines.upstream_final import FinalMessage, final_message
 
 PATHS = {"messages": "chat/completions", "prompt": "completions", "input": "embeddings"}
@@ -94,7 +94,7 @@ class Call:
         own["stream_options"] = _raw({"include_usage": True})
         if self._value("seed") is None:
             fields.pop("seed", None)
-            own["seed"] = _raw(seed_of(key))
+            own["seed"] = _raw(seed_of(key.rpartition(".")[2]))
         if upstream.tells_ids:
             fields.pop("return_token_ids", None)
             own["return_token_ids"] = _raw(True)
@@ -118,12 +118,6 @@ class Call:
             return msgspec.json.decode(self._fields[field])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadBody(f"{field} cannot be read: {error}") from None
-
-
-def seed_of(key: str) -> int:
-    """The seed of a request that brings none: 31 bits of its rid's SHA-256, so every worker finds the same."""
-    rid = key.rpartition(".")[2]
-    return int.from_bytes(hashlib.sha256(rid.encode()).digest()[:4], "big") >> 1
 
 
 def _decoded(body: bytes) -> dict[str, msgspec.Raw]:

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 from workers.engines.base import Prefix
-from workers.engines.vllm_continue import RESERVED, derived_seed, forced, is_readable, read_until
+from workers.engines.seeds import seed_of
+from workers.engines.vllm_continue import RESERVED, forced, is_readable, read_until
 
 YIELD_EVERY = 16
 """Tokens that are read again by the serving layer's parsers before other requests get a turn."""
@@ -64,7 +65,7 @@ class EngineClient:
                 key: value for key, value in params.extra_args.items() if key != RESERVED
             } or None
         if params.seed is None and params.temperature > 0:
-            params.seed = derived_seed(run.rid)
+            params.seed = seed_of(run.rid)
         if run.prefix is None or not self._can_force:
             # Without a processor to force it, what the log has is made once more: the seed is the same.
             return self._watched(run, prompt, params, request_id, more)

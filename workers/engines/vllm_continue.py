@@ -7,14 +7,10 @@ for is known to depend on nothing but the tokens before.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 RESERVED = "penstock"
 """The key of a request's extra arguments in which the logits processor finds what to force."""
-
-SEED_BITS = 31
-"""A seed that every engine and sampler takes."""
 
 SAFE = frozenset(
     {
@@ -72,9 +68,3 @@ def forced_ids(extra_args: Mapping[str, object] | None, seed: int | None) -> lis
     prefixes: list[list[int]] = told["prefixes"]
     choice = 0 if len(prefixes) == 1 else (seed or 0) - int(told["seed"])
     return prefixes[choice] if 0 <= choice < len(prefixes) else []
-
-
-def derived_seed(rid: str) -> int:
-    """The seed of a request that samples and brings none: another worker derives the same."""
-    digest = hashlib.sha256(rid.encode()).digest()
-    return int.from_bytes(digest[:4], "big") & ((1 << SEED_BITS) - 1)

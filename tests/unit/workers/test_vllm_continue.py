@@ -7,7 +7,6 @@ import pytest
 from workers.engines.vllm_continue import (
     RESERVED,
     SAFE,
-    derived_seed,
     forced,
     forced_ids,
     is_readable,
@@ -79,9 +78,3 @@ def test_a_single_choice_needs_no_seed() -> None:
 @pytest.mark.parametrize("arguments", [None, {}, {"other": 1}, {RESERVED: "of a client"}])
 def test_nothing_to_force(arguments: dict[str, object] | None) -> None:
     assert forced_ids(arguments, 5) == []
-
-
-def test_seed_is_of_the_rid_alone() -> None:
-    assert derived_seed("abc") == derived_seed("abc") == 0x3A7816BF
-    assert derived_seed("abc") != derived_seed("abd")
-    assert all(0 <= derived_seed(str(number)) < 1 << 31 for number in range(100))
