@@ -70,8 +70,10 @@ def main() -> None:
         try:
             kills = {}
             for name in [EVERY, *SOME]:
-                count = arguments.every if name == EVERY else arguments.some
-                kills[name] = asyncio.run(kill_throughout(system, str(arguments.model), case_of(name), count))
+                # Where some positions do, a cut that came a token late is as good a one.
+                count, tries = (arguments.every, TRIES_MAX) if name == EVERY else (arguments.some, 1)
+                case = case_of(name)
+                kills[name] = asyncio.run(kill_throughout(system, str(arguments.model), case, count, tries))
                 print(row(name, kills[name]), flush=True)
         finally:
             system.stop()
