@@ -41,10 +41,21 @@ TRIES_MAX = 4
 EVERY = "chat greedy"
 EVERY_TOKENS = 40
 SOME = [
-    *("chat seed", "chat penalties", "chat min_tokens", "chat json_schema", "chat regex", "tools required"),
-    *("tools named", "tools auto, a call", "chat stop strings", "chat logprobs", "chat n=2", "reasoning"),
+    *(
+        "chat seed",
+        "chat penalties",
+        "chat json_schema",
+        "tools required",
+        "chat stop strings",
+        "chat logprobs",
+    ),
+    "chat n=2",
+]
+FEW = [
+    *("chat min_tokens", "chat regex", "tools named", "tools auto, a call", "reasoning"),
     *("reasoning json_schema", "completion seed", "completion logprobs"),
 ]
+"""What takes the same ways as one of the others."""
 
 
 class Kill(NamedTuple):
@@ -57,11 +68,12 @@ class Kill(NamedTuple):
 
 
 def main() -> None:
-    """Kills at `--every` positions of a greedy answer and at `--some` of each other kind of request."""
+    """Kills at `--every` positions of a greedy answer, at `--some` of each kind in SOME and `--few` of those in FEW."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--every", type=int, default=EVERY_TOKENS)
     parser.add_argument("--some", type=int, default=10)
+    parser.add_argument("--few", type=int, default=4)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as store:
@@ -69,9 +81,10 @@ def main() -> None:
         system = System(Path(store), START_TIMEOUT_S, workers=WORKERS, **flags)
         try:
             kills = {}
-            for name in [EVERY, *SOME]:
+            plan = {EVERY: arguments.every} | dict.fromkeys(SOME, arguments.some)
+            for name, count in (plan | dict.fromkeys(FEW, arguments.few)).items():
                 # Where some positions do, a cut that came a token late is as good a one.
-                count, tries = (arguments.every, TRIES_MAX) if name == EVERY else (arguments.some, 1)
+                tries = TRIES_MAX if name == EVERY else 1
                 case = case_of(name)
                 kills[name] = asyncio.run(kill_throughout(system, str(arguments.model), case, count, tries))
                 print(row(name, kills[name]), flush=True)

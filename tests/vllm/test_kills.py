@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.continuation import EVERY, HEAD, SOME, TRIES_MAX, case_of, kill_throughout, row
+from bench.continuation import EVERY, FEW, HEAD, SOME, TRIES_MAX, case_of, kill_throughout, row
 from bench.under_load import kill_under_load
 from tests.vllm.conftest import Pair
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(300)
 GAP_S_MAX = 10.0
 
 
-@pytest.mark.parametrize(("name", "positions"), [(EVERY, 3), *((name, 1) for name in SOME)])
+@pytest.mark.parametrize(("name", "positions"), [(EVERY, 3), *((name, 1) for name in SOME + FEW)])
 def test_answer_is_the_same(name: str, positions: int, reasoning_pair: Pair, tiny_model: Path) -> None:
     """Wherever the cut falls: a second kill to hit a position exactly costs another start of vLLM."""
     assert_exact(name, positions, 1, reasoning_pair, tiny_model)
@@ -24,7 +24,7 @@ def test_answer_is_the_same(name: str, positions: int, reasoning_pair: Pair, tin
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("name", "positions"), [(EVERY, 40), *((name, 10) for name in SOME)])
+@pytest.mark.parametrize(("name", "positions"), [(EVERY, 40), *((name, 10) for name in SOME + FEW)])
 def test_answer_is_the_same_wherever_it_is_cut(
     name: str, positions: int, reasoning_pair: Pair, tiny_model: Path
 ) -> None:
