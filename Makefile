@@ -70,7 +70,8 @@ benchmark: $(VENV)/.installed-dev ## the measurements of the README; writes benc
 	$(BIN)/python -m bench.resume --out bench/results/resume.json
 
 benchmark-vllm: $(VLLM_VENV)/.installed ## the pipeline against vLLM's own server, on an idle machine
-	$(VLLM_BIN)/python -m bench.vllm_throughput --sampling greedy sampled --out bench/results/vllm_throughput.json $(ARGS)
+	$(VLLM_BIN)/python -m bench.vllm_throughput --out bench/results/vllm_throughput.json $(ARGS)
+	$(VLLM_BIN)/python -m bench.vllm_throughput --hidden 128 --layers 2 --out bench/results/vllm_throughput_tiny.json $(ARGS)
 
 check: $(VENV)/.installed-dev ## format, lint and types
 	$(BIN)/ruff format --check .
