@@ -31,7 +31,11 @@ from workers.engines.base import (
 from workers.engines.registry import make_engine
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "tell me of rivers"}], "max_tokens": 24}
-ARGS = "enforce-eager enable-auto-tool-choice tool-call-parser=hermes reasoning-parser=qwen3"
+# Two long prompts do not fit one step.
+ARGS = (
+    "enforce-eager max-num-batched-tokens=1024 "
+    "enable-auto-tool-choice tool-call-parser=hermes reasoning-parser=qwen3"
+)
 DEADLINE_S = 60.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,12 @@ async def assert_exact(adapter: Adapter, body: dict[str, Any], *, cuts_max: int 
     for cut in [*cuts[::step], cuts[-1]]:
         rest = await adapter.events(body, cut, rid="therid")
         assert answer_of(fold_of(cut), rest) == expected, f"cut after {len(cut.ids)} tokens"
+
+
+async def test_long_prompts_with_seeds_at_once(adapter: Adapter) -> None:
+    """Together they are more than a step takes: prefilled in chunks on a CPU, they would end vLLM."""
+    prompt = "river " * 100
+    body = {"prompt": prompt, "max_tokens": 8, "temperature": 1, "ignore_eos": True}
+    answers = await asyncio.gather(*[adapter.answer(body | {"seed": seed}) for seed in range(8)])
+    assert answers[0].usage.prompt_tokens > 1024 // 4, "long enough"
+    assert [answer.usage.completion_tokens for answer in answers] == [8] * 8

@@ -33,6 +33,9 @@ from workers.engines.vllm_start import Loader, Started, revision_of, serving_sta
 STEP_S_MAX = 60.0
 """A new shape or feature may make vLLM compile in the middle of serving: 16 s were seen on a CPU."""
 
+CPU_STEP_S_MAX = 300.0
+"""A whole prompt is one step there: some ten thousand tokens, at some hundred a second."""
+
 WARM_UP: list[dict[str, object]] = [
     {"temperature": 0},
     {"temperature": 1, "n": 2, "logprobs": 2, "seed": 1},
@@ -84,7 +87,7 @@ class Vllm:
             ),
             slots=int(config.scheduler_config.max_num_seqs),
             adapters=self._words.adapters,
-            step_s_max=STEP_S_MAX,
+            step_s_max=CPU_STEP_S_MAX if started.is_cpu else STEP_S_MAX,
         )
 
     def submit(self, request: EngineRequest) -> None:

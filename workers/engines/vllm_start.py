@@ -29,6 +29,11 @@ NO_HOST = "none.invalid"
 they name from where it stands; an operator who lists hosts as an `engine_arg` overrides it."""
 
 
+WHOLE_PREFILL = "--no-enable-chunked-prefill"
+"""On CPUs vLLM 0.32 dies of a prompt that is prefilled in chunks and has a seed, as all have here that sample: it turns
+the random generator back after each chunk, and that of a CPU cannot be."""
+
+
 class Words(msgspec.Struct, frozen=True):
     """vLLM's command line of our settings, and the adapters in it."""
 
@@ -73,6 +78,7 @@ class Started(msgspec.Struct, frozen=True):
     arguments: Any
     version: str
     can_force: bool
+    is_cpu: bool
     folder: Path
 
 
@@ -136,12 +142,17 @@ def _load(settings: Settings, on_step: Callable[[], None]) -> Started:
     import vllm
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    is_cpu = current_platform.is_cpu()
     words = words_of(settings).arguments
+    more = ["--disable-log-stats"]
+    if is_cpu and not any("chunked-prefill" in word for word in words):
+        more.append(WHOLE_PREFILL)
     try:
-        arguments = make_arg_parser(FlexibleArgumentParser()).parse_args([*words, "--disable-log-stats"])
+        arguments = make_arg_parser(FlexibleArgumentParser()).parse_args([*words, *more])
         validate_parsed_serve_args(arguments)
     except SystemExit:
         raise SettingsError(f"vLLM does not take these arguments: {shlex.join(words)}") from None
@@ -155,7 +166,7 @@ def _load(settings: Settings, on_step: Callable[[], None]) -> Started:
         config.model_config.logits_processors = [*(config.model_config.logits_processors or []), forcing]
     object.__setattr__(config, "penstock_tie", Tie())  # it has no place for what is not vLLM's
     engine = AsyncLLM.from_vllm_config(config, stat_loggers=[_step_counter(on_step)], disable_log_stats=True)
-    return Started(engine, config, arguments, str(vllm.__version__), can_force, _folder(config))
+    return Started(engine, config, arguments, str(vllm.__version__), can_force, is_cpu, _folder(config))
 
 
 def _step_counter(on_step: Callable[[], None]) -> Callable[[object, int], object]:
