@@ -88,13 +88,15 @@ def main() -> None:
                 case = case_of(name)
                 kills[name] = asyncio.run(kill_throughout(system, str(arguments.model), case, count, tries))
                 print(row(name, kills[name]), flush=True)
+                # After each kind: the whole takes long.
+                write_result(arguments.out, kills=_plain(kills))
         finally:
             system.stop()
     print("\n".join([HEAD, *(row(name, of_case) for name, of_case in kills.items())]))
-    write_result(
-        arguments.out,
-        kills={name: [kill._asdict() for kill in of_case] for name, of_case in kills.items()},
-    )
+
+
+def _plain(kills: dict[str, list[Kill]]) -> dict[str, list[dict[str, object]]]:
+    return {name: [kill._asdict() for kill in of_case] for name, of_case in kills.items()}
 
 
 def case_of(name: str) -> Case:
@@ -129,7 +131,7 @@ async def _kill_at(
     kills: list[Kill] = []
     aim = position
     for _ in range(tries):
-        await asyncio.to_thread(system.wait_ready, "worker", 2)
+        await asyncio.to_thread(_wait_for_two, system, killer.killed_pid)
         killer.aim(system, aim)
         interrupted = await run(killer)
         if killer.cut is None:
@@ -141,6 +143,13 @@ async def _kill_at(
             break
         aim = max(0, aim + position - killer.cut)
     return kills
+
+
+def _wait_for_two(system: System, killed_pid: int) -> None:
+    """Until one worker can run the request and another one go on: `up` may not have noticed the last kill yet."""
+    told = f"the end of {killed_pid} is noticed"
+    system.wait_until(lambda: killed_pid not in [process.pid for process in system.processes()], told)
+    system.wait_ready("worker", 2)
 
 
 class Run(NamedTuple):
@@ -177,6 +186,7 @@ class Killer:
     def __init__(self, bus: Bus) -> None:
         self.cut: int | None = None
         self.killed_at = 0.0
+        self.killed_pid = 0
         self._aim: int | None = None
         self._pids: dict[str, int] = {}
         self._worker = ""
@@ -218,7 +228,7 @@ class Killer:
         if self._over:
             os.kill(pid, signal.SIGCONT)
             return
-        self.cut, self.killed_at = self._tokens, time.monotonic()
+        self.cut, self.killed_at, self.killed_pid = self._tokens, time.monotonic(), pid
         os.kill(pid, signal.SIGKILL)
 
 
