@@ -29,7 +29,7 @@ from infra.bus import Bus
 from schemas import subjects
 from schemas.output import End, Lease, decode_ctl, decode_tok
 
-WORKERS = 5
+WORKERS = 4
 """One runs the request, one goes on, the others start again after the kills before, which takes each half a minute."""
 
 SETTLE_S = 0.03
