@@ -49,7 +49,9 @@ def _llamacpp(settings: Settings) -> Engine:
     except ModuleNotFoundError as error:
         if error.name != "xllamacpp":
             raise
-        raise SettingsError("engine=llamacpp needs a package: pip install 'penstock[llamacpp]'") from None
+        raise SettingsError(
+            "engine=llamacpp needs xllamacpp, which is not installed: `penstock doctor` has the command that gets it"
+        ) from None
     return LlamaCpp(settings)
 
 
@@ -72,7 +74,9 @@ def _openai(settings: Settings) -> Engine:
 
 def _vllm(settings: Settings) -> Engine:
     if find_spec("vllm") is None:
-        raise SettingsError("engine=vllm needs vLLM, which is not installed: pip install 'penstock[vllm]'")
+        raise SettingsError(
+            "engine=vllm needs vLLM, which is not installed: `penstock doctor` has the command that gets it"
+        )
     from workers.engines.vllm import Vllm
 
     return Vllm(settings)

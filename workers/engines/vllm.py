@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 
 import msgspec
 
+from infra.logs import get_logger
 from infra.settings import Settings
 from schemas.errors import PenstockError
 from schemas.requests import RequestMeta
@@ -43,6 +45,9 @@ WARM_UP: list[dict[str, object]] = [
     {"temperature": 0, "response_format": {"type": "json_object"}},
 ]
 """What compiles or loads something at its first use."""
+
+
+log = get_logger("vllm")
 
 
 class VllmDied(PenstockError):
@@ -143,7 +148,11 @@ class Vllm:
     def _on_done(self, run: Run, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
         if not task.cancelled() and (error := task.exception()) is not None:
-            run.fail(self._serving.error_of(error))
+            told = self._serving.error_of(error)
+            if told.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                # The log of the request keeps one sentence; whoever mends it needs to see where it was raised.
+                log.error("a request failed inside vLLM", rid=run.rid, exc_info=error)
+            run.fail(told)
 
     async def _warm_up(self) -> None:
         """Raises if vLLM cannot run what it should: better now than with the first client's request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.output import Usage
 from workers.engines.base import EngineRequest
-from workers.engines.vllm_chunks import StreamError, chat_chunks, completion_chunks
+from workers.engines.vllm_chunks import Chunk, StreamError, chat_chunks, completion_chunks
 from workers.engines.vllm_client import current
 from workers.engines.vllm_run import Run
 
@@ -79,12 +80,8 @@ class Serving:
             run.tokens_max = 0
         request = ChatCompletionRequest.model_validate(_streamed(body, run.rid))
         answer = await self._chat.create_chat_completion(request)
-        if _refused(run, answer):
-            return
-        async for event in answer:
-            for chunk in chat_chunks(event):
-                run.take(chunk)
-        run.finish(partial(self._count_reasoning, request))
+        if await _relayed(run, answer, chat_chunks):
+            run.finish(partial(self._count_reasoning, request))
 
     def _count_reasoning(self, request: Any, ids: list[int]) -> int:
         """As for an answer that is not streamed: by a parser that sees all of it at once."""
@@ -105,12 +102,8 @@ class Serving:
             run.tokens_max = 0
         request = CompletionRequest.model_validate(_streamed(body, run.rid))
         answer = await self._completion.create_completion(request)
-        if _refused(run, answer):
-            return
-        async for event in answer:
-            for chunk in completion_chunks(event):
-                run.take(chunk)
-        run.finish()
+        if await _relayed(run, answer, completion_chunks):
+            run.finish()
 
     async def _serve_embedding(self, run: Run, body: dict[str, Any]) -> None:
         from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
@@ -142,6 +135,16 @@ _used = msgspec.json.Decoder(_Embedded)
 def _streamed(body: dict[str, Any], rid: str) -> dict[str, Any]:
     """What every reader of the log gets its answer from, whatever form the client asked for."""
     return {**body, "stream": True, "stream_options": {"include_usage": True}, "request_id": rid}
+
+
+async def _relayed(run: Run, answer: Any, chunks_of: Callable[[str], list[Chunk]]) -> bool:
+    """Whether there was a stream, and it has come to its end."""
+    if _refused(run, answer):
+        return False
+    async for event in answer:
+        for chunk in chunks_of(event):
+            run.take(chunk)
+    return True
 
 
 def _refused(run: Run, answer: Any) -> bool:

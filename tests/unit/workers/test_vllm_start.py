@@ -63,7 +63,7 @@ def test_what_cannot_be_read_is_refused(given: dict[str, str]) -> None:
 
 def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "find_spec", lambda _name: None)
-    with pytest.raises(SettingsError, match="pip install"):
+    with pytest.raises(SettingsError, match="penstock doctor"):
         registry.make_engine(load_settings({"engine": "vllm", "model": "m"}))
 
 
