@@ -12,7 +12,9 @@ from starlette.responses import Response
 from chaos.loop import NOBODY, PROCESS
 from chaos.network import Line, Pipe
 from chaos.processes import Process
-from edge.dialects import CHAT, COMPLETION, Dialect
+from edge.call import Call, Caller
+from edge.dialect import Dialect
+from edge.dialects import CHAT, COMPLETION
 from edge.registry import LEADER_SILENT_S
 from edge.server import LAST_WORDS_S
 from edge.service import Edge
@@ -94,7 +96,8 @@ class Door:
         edge = self.edge
         match exchange.verb:
             case "generate":
-                return await edge.generate(DIALECTS[exchange.dialect], exchange.body, exchange.headers)
+                call = Call(Caller(), exchange.headers, exchange.body)
+                return await edge.generate(DIALECTS[exchange.dialect], call)
             case "stream":
                 return await edge.requests.stream(ANONYMOUS, exchange.rid, exchange.headers, {})
             case "cancel":

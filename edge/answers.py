@@ -8,7 +8,7 @@ no task, future or queue for a single one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +17,10 @@ from starlette.types import Receive, Scope, Send
 
 from edge import ends
 from edge.accounts import Account
-from edge.dialects import Shape, shape_of
-from edge.errors import Header, Problem, error_headers, error_json
+from edge.dialect import Elapsed, Shape
+from edge.dialects import shape_of
+from edge.errors import OPENAI_ERRORS, ErrorStyle, Header, Problem, error_headers
+from edge.gate import Settled
 from edge.reader import LogReader, LogSources
 from edge.readers import Leaving
 from edge.relay import Broken, Ended, Tokens
@@ -73,6 +75,9 @@ class Ticket:
     """Called once at the end."""
     close: Callable[[End, int | None], None]
     """Ends the request, in the background; see `Closer.close`."""
+    errors: ErrorStyle = OPENAI_ERRORS
+    headers: Sequence[Header] = ()
+    """Of the answer, besides its own."""
 
 
 class Answer(Response):
@@ -97,6 +102,7 @@ class Answer(Response):
         self._loop = asyncio.get_running_loop()
         self._reader = LogReader(sources, ticket.tenant, ticket.rid, self._on_output, whole=whole)
         self._problem: Problem | None = None
+        self._is_new = submit is not None
         self._exists = submit is None
         self._settled = False
         self._sent_away = False
@@ -107,20 +113,22 @@ class Answer(Response):
         self._cut_off = False
         self._account: Account | None = None
         self._offset = 0
+        self._begun_at = self._loop.time()
+        self._first_token_at: float | None = None
+        self._end: End | None = None
         rid = ticket.rid.encode()
         self._id_headers: list[Header] = [(b"x-request-id", rid), (b"request-id", rid)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._writer = asyncio.current_task()
         watcher = asyncio.create_task(self._watch(receive))
-        begun_at = self._loop.time()
         self._later(self.ticket.request_timeout_s + END_MARGIN_S, self._on_request_timeout)
         self._account = account = self.ticket.attach(self)
         self._reader.open()
         try:
             await self._store()
             if self._problem is None:
-                waited_s = self._loop.time() - begun_at
+                waited_s = self._loop.time() - self._begun_at
                 self._later(max(0.0, self.ticket.queue_timeout_s - waited_s), self._on_queue_timeout)
             await self._write(send)
         except asyncio.CancelledError:
@@ -154,10 +162,18 @@ class Answer(Response):
             self.fail(said)
             return
         if said is not None:
+            self._is_new = False
             self._shape = shape_of(said, self.ticket.rid)
             self.ticket.share(self)
             self._reader.catch_up()
         self._reader.resume()
+
+    @property
+    def settled(self) -> Settled:
+        """What became of the request, as far as was read."""
+        if self._end is not None:
+            return Settled("ended", self._end)
+        return Settled("left" if self._exists else "refused")
 
     def fail(self, problem: Problem) -> None:
         """Ends the answer with an error, unless it has ended already."""
@@ -185,14 +201,26 @@ class Answer(Response):
         raise NotImplementedError
 
     async def _send_problem(self, send: Send, problem: Problem) -> None:
-        body = error_json(problem, self.ticket.rid if self._exists else None)
-        await self._start(send, problem.row.status, error_headers(problem), body)
+        errors = self.ticket.errors
+        body = errors.body(problem, self.ticket.rid if self._exists else None)
+        await self._start(send, errors.status(problem), error_headers(problem), body)
         await send({"type": "http.response.body", "body": body})
 
     async def _start(self, send: Send, status: int, headers: list[Header], body: bytes | None) -> None:
         length = [] if body is None else [(b"content-length", b"%d" % len(body))]
-        everything = [*headers, *length, *self._id_headers]
+        took_ms = round((self._loop.time() - self._begun_at) * 1e3)
+        took = (b"openai-processing-ms", b"%d" % took_ms)
+        everything = [*headers, *length, *self._id_headers, took, *self.ticket.headers]
         await send({"type": "http.response.start", "status": status, "headers": everything})
+
+    @property
+    def _elapsed(self) -> Elapsed | None:
+        """None: the request is older than this reading of it."""
+        if not self._is_new:
+            return None
+        first_at = self._first_token_at
+        first_s = None if first_at is None else first_at - self._begun_at
+        return Elapsed(first_s, self._loop.time() - self._begun_at)
 
     async def _sleep(self) -> None:
         """Until the next `_wake`."""

@@ -1,81 +1,84 @@
-"""The HTTP surface: routes, and nothing else. Bodies stay bytes until the edge's own decoders see them."""
+"""The HTTP surface: finds the endpoint of a request and who asks. Bodies stay bytes until the edge's own decoders see
+them."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
+from edge.call import Call
 from edge.desk import refuse
-from edge.dialects import CHAT, COMPLETION, EMBEDDING, Dialect
+from edge.endpoint import Endpoint
+from edge.endpoints import endpoints
 from edge.errors import Problem
-from edge.paths import stream_of
 from edge.problem_response import ProblemResponse
-from edge.registry import name_asked
 from edge.service import Edge
 from infra import telemetry
-from schemas.dispatch import ModelCard
-from schemas.ids import ANONYMOUS
 
 JSON = "application/json"
 UNEXPECTED = Problem("internal", "something went wrong on our side")
-
-GENERATION: dict[str, Dialect] = {
-    "/v1/chat/completions": CHAT,
-    "/v1/completions": COMPLETION,
-    "/v1/embeddings": EMBEDDING,
-}
-"""The endpoints that answer with a model's output, by path."""
 
 
 class EdgeApp:
     """The ASGI application of one edge.
 
-    What streams is answered here and everything else by FastAPI, because each of a framework's layers wraps `send`, and
-    a stream goes through all of them for every token: measured at 256 streams, 13 % of the edge's CPU time.
+    The API is answered here, and what is left (probes, metrics, documentation) by FastAPI, because each of a
+    framework's layers wraps `send`, and a stream goes through all of them for every token: measured at 256 streams,
+    13 % of the edge's CPU time.
     """
 
     def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-        self._pages = _pages(edge)
+        by_path: dict[str, dict[str, Endpoint]] = {}
+        for endpoint in endpoints(edge):
+            by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+        # An object as endpoint is called as it is: a function would be wrapped.
+        self._router = Router(
+            [Route(path, Place(edge, by_method)) for path, by_method in by_path.items()],
+            redirect_slashes=False,
+            default=_pages(edge),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"] if scope["type"] == "http" else ""
-        dialect, rid = GENERATION.get(path), stream_of(path)
-        if dialect is None and rid is None:
-            await self._pages(scope, receive, send)
-            return
-        request = Request(scope, receive)
+        await self._router(scope, receive, send)
+
+
+class Place:
+    """All endpoints of one path, by their methods."""
+
+    def __init__(self, edge: Edge, by_method: dict[str, Endpoint]) -> None:
+        self._edge = edge
+        self._by_method = by_method
+        self._errors = next(iter(by_method.values())).errors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if dialect is not None:
-                response = await self._generate(dialect, request)
-            else:
-                assert rid is not None
-                response = await self._resume(rid, request)
+            response = await self._answer(Request(scope, receive))
         except ClientDisconnect:
             return
         except Exception:
             # Nothing has been sent yet. The server logs what is raised.
-            await ProblemResponse(UNEXPECTED)(scope, receive, send)
+            await ProblemResponse(UNEXPECTED, errors=self._errors)(scope, receive, send)
             raise
         await response(scope, receive, send)
 
-    async def _generate(self, dialect: Dialect, request: Request) -> Response:
-        if request.method != "POST":
-            return ProblemResponse(_not_allowed(request))
+    async def _answer(self, request: Request) -> Response:
+        endpoint = self._by_method.get(request.method)
+        if endpoint is None:
+            return ProblemResponse(_not_allowed(request), errors=self._errors)
+        address = request.client.host if request.client else ""
+        caller = self._edge.access.identify(request.headers, address)
+        if isinstance(caller, Problem):
+            return refuse(caller, errors=self._errors)
         raw = await read_body(request, self._edge.body_bytes_max)
         if isinstance(raw, Problem):
-            return refuse(raw)
-        return await self._edge.generate(dialect, raw, request.headers)
-
-    async def _resume(self, rid: str, request: Request) -> Response:
-        if request.method != "GET":
-            return ProblemResponse(_not_allowed(request))
-        return await self._edge.requests.stream(ANONYMOUS, rid, request.headers, request.query_params)
+            return refuse(raw, errors=self._errors)
+        return await endpoint.handle(
+            Call(caller, request.headers, raw, request.query_params, request.path_params, self._errors)
+        )
 
 
 async def read_body(request: Request, bytes_max: int) -> bytes | Problem:
@@ -97,47 +100,9 @@ async def read_body(request: Request, bytes_max: int) -> bytes | Problem:
 
 def _pages(edge: Edge) -> FastAPI:
     app = FastAPI(title="Penstock", docs_url=None, redoc_url=None)
-    _add_models(app, edge)
-    _add_requests(app, edge)
     _add_probes(app, edge)
     _add_errors(app)
     return app
-
-
-def _add_models(app: FastAPI, edge: Edge) -> None:
-    def describe(card: ModelCard, name: str) -> dict[str, Any]:
-        described = {
-            "id": name,
-            "object": "model",
-            "created": edge.started,
-            "owned_by": "penstock",
-            "max_model_len": card.context_tokens_max,
-        }
-        return described if name == card.name else described | {"parent": card.name}
-
-    @app.get("/v1/models", response_class=Response)
-    async def list_models() -> Response:
-        cards = edge.registry.offered(edge.now())
-        listed = [describe(card, name) for card in cards for name in (card.name, *card.adapters)]
-        return _json({"object": "list", "data": listed})
-
-    # Names have slashes in them: `Qwen/Qwen2.5-1.5B`.
-    @app.get("/v1/models/{name:path}", response_class=Response)
-    async def retrieve_model(name: str) -> Response:
-        card = edge.registry.find(name, edge.now())
-        if isinstance(card, Problem):
-            return ProblemResponse(card)
-        return _json(describe(card, name_asked(card, name)))
-
-
-def _add_requests(app: FastAPI, edge: Edge) -> None:
-    @app.get("/v1/requests/{rid}", response_class=Response)
-    async def show_request(rid: str) -> Response:
-        return await edge.requests.show(ANONYMOUS, rid)
-
-    @app.delete("/v1/requests/{rid}", response_class=Response)
-    async def cancel_request(rid: str) -> Response:
-        return await edge.requests.cancel(ANONYMOUS, rid)
 
 
 def _add_probes(app: FastAPI, edge: Edge) -> None:

@@ -12,9 +12,10 @@ from edge.accounts import Account, refused
 from edge.answers import Answer, AnswerLimits, Outcome, Submit, Ticket
 from edge.audience import Audience
 from edge.closer import Closer
-from edge.dialects import shape_of
-from edge.errors import Problem
+from edge.dialects import dialect_of, shape_of
+from edge.errors import OPENAI_ERRORS, ErrorStyle, Problem
 from edge.event_stream import EventStream
+from edge.gate import Permit, Settled
 from edge.position import Position
 from edge.problem_response import ProblemResponse
 from edge.reader import LogSources
@@ -32,10 +33,10 @@ CLIENT_ID_CHARS_MAX = 128
 _log = get_logger("edge")
 
 
-def refuse(problem: Problem, rid: RequestId | None = None) -> Response:
+def refuse(problem: Problem, rid: RequestId | None = None, errors: ErrorStyle = OPENAI_ERRORS) -> Response:
     """The answer to a request that is turned away, counted."""
     refused(problem)
-    return ProblemResponse(problem, rid)
+    return ProblemResponse(problem, rid, errors)
 
 
 class Desk:
@@ -84,16 +85,20 @@ class Desk:
         seen: Position | None = None,
         stream: bool | None = None,
         client_id: str = "",
+        permit: Permit | None = None,
     ) -> Response:
         """The answer of one reader; it is served when it is called.
 
         `meta`: of the request's message; None once that has gone: then it has ended. `shared`: others may read it, too.
         `submit` is for a request that is new, and `account` the model it counts for; without it there is one already.
-        `seen`: see `EventStream`. `stream`: None for what the view says.
+        `seen`: see `EventStream`. `stream`: None for what the view says. `permit`: of a request that is new.
         """
+        errors = dialect_of(view).errors
+        permit = permit or Permit()
         refusal = self.refusal()
         if refusal is not None:
-            return refuse(refusal, rid)
+            permit.settle(Settled("refused"))
+            return refuse(refusal, rid, errors)
         settings = self._settings
         told = meta or RequestMeta()
         ticket = Ticket(
@@ -105,8 +110,10 @@ class Desk:
             ),
             attach=partial(self._attach, account, grace_s, shared),
             share=self.audience.share,
-            detach=partial(self._detach, view.model, client_id),
+            detach=partial(self._detach, view.model, client_id, permit),
             close=partial(self._close, tenant, rid),
+            errors=errors,
+            headers=permit.headers,
         )
         shape = shape_of(view, rid)
         if view.stream if stream is None else stream:
@@ -123,12 +130,14 @@ class Desk:
         self,
         model: str,
         client_id: str,
+        permit: Permit,
         answer: Answer,
         why: Leaving,
         outcome: Outcome,
         problem: Problem | None,
     ) -> None:
         self.audience.leave(answer, why)
+        permit.settle(answer.settled)
         fields: dict[str, str] = {"rid": answer.ticket.rid, "model": model, "outcome": outcome}
         if problem is not None:
             fields |= {"reason": problem.reason, "message": problem.message}

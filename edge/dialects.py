@@ -1,62 +1,45 @@
-"""The dialects clients speak: how their bodies are read, and how output is written back. Pure."""
+"""The dialects clients speak, by name. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
-from edge.errors import Problem
+from edge.dialect import Asked, Dialect, Shape
+from edge.errors import OPENAI_ERRORS, Problem
 from edge.openai_bodies import Body, decode_chat, decode_completion, decode_embedding
 from edge.openai_chat import ChatShape
 from edge.openai_completions import CompletionShape
 from edge.openai_embeddings import EmbeddingShape
-from edge.relay import Tokens
 from schemas.choices import Choice
 from schemas.output import End
 from schemas.requests import View
 
 
-class Shape(Protocol):
-    """A dialect's bytes for what a relay puts out. One reading has a shape of its own and shows it every record."""
+def _unchanged(decode: Callable[[bytes], Body | Problem]) -> Callable[[bytes], Asked | Problem]:
+    """Engines speak this dialect: what the client sent travels on as it is."""
 
-    def opening(self) -> bytes:
-        """What a stream starts with."""
+    def read(raw: bytes) -> Asked | Problem:
+        body = decode(raw)
+        return body if isinstance(body, Problem) else Asked(body, raw)
 
-    def tokens(self, tokens: Tokens) -> bytes:
-        """The events of one record."""
-
-    def ending(self, end: End, offset: int) -> bytes:
-        """The events of a good END, and the last line."""
-
-    def whole(self, choices: list[Choice], end: End, offset: int) -> bytes:
-        """The body of an answer that does not stream. A choice that put out nothing may be missing at the end."""
+    return read
 
 
-class _MakeShape(Protocol):
-    def __call__(self, rid: str, model: str, created: int, *, include_usage: bool) -> Shape: ...
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How one endpoint reads bodies and writes answers; `name` is what a View calls it."""
-
-    name: str
-    decode: Callable[[bytes], Body | Problem]
-    shape: _MakeShape
-
-
-CHAT = Dialect("chat", decode_chat, ChatShape)
-COMPLETION = Dialect("completion", decode_completion, CompletionShape)
-EMBEDDING = Dialect("embedding", decode_embedding, EmbeddingShape)
+CHAT = Dialect("chat", _unchanged(decode_chat), ChatShape, OPENAI_ERRORS)
+COMPLETION = Dialect("completion", _unchanged(decode_completion), CompletionShape, OPENAI_ERRORS)
+EMBEDDING = Dialect("embedding", _unchanged(decode_embedding), EmbeddingShape, OPENAI_ERRORS)
 
 _BY_NAME = {dialect.name: dialect for dialect in (CHAT, COMPLETION, EMBEDDING)}
 
 
+def dialect_of(view: View) -> Dialect:
+    """The dialect its client spoke. One of a newer version is shown as a chat."""
+    return _BY_NAME.get(view.dialect, CHAT)
+
+
 def shape_of(view: View, rid: str) -> Shape:
-    """The shape its client asked for. A dialect of a newer version is shown as a chat."""
-    dialect = _BY_NAME.get(view.dialect, CHAT)
-    return dialect.shape(rid, view.model, view.created, include_usage=view.include_usage)
+    """The shape its client asked for."""
+    return dialect_of(view).shape(rid, view.model, view.created, include_usage=view.include_usage)
 
 
 def told_choices(end: End) -> list[Choice] | None:

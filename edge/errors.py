@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from math import ceil
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -26,12 +27,14 @@ _REASON_OF_STATUS = {"error": "internal", "cancelled": "cancelled", "expired": "
 
 class Problem(NamedTuple):
     """Why a client does not get what it asked for: `reason` is a key of ERRORS, `param` the field at fault, `resume`
-    the path at which another edge goes on with the answer."""
+    the path at which another edge goes on with the answer, `retry_after_s` when it is worth to try again, where that
+    is known better than `RETRY_AFTER_S`."""
 
     reason: str
     message: str
     param: str | None = None
     resume: str | None = None
+    retry_after_s: float | None = None
 
     @property
     def row(self) -> ErrorRow:
@@ -67,8 +70,9 @@ def error_headers(problem: Problem) -> list[Header]:
     """Headers of an error response, next to those every response has."""
     headers = [(b"content-type", b"application/json")]
     if problem.row.retry_after:
-        headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
-        headers.append((b"retry-after-ms", b"%d" % (RETRY_AFTER_S * 1000)))
+        wait_s = RETRY_AFTER_S if problem.retry_after_s is None else problem.retry_after_s
+        headers.append((b"retry-after", b"%d" % max(1, ceil(wait_s))))
+        headers.append((b"retry-after-ms", b"%d" % ceil(wait_s * 1000)))
     if problem.row.is_final:
         headers.append((b"x-should-retry", b"false"))
     return headers
@@ -79,5 +83,29 @@ def error_frame(problem: Problem, rid: str) -> bytes:
     that comes back is told again."""
     return b"data: %b\n\n%b" % (error_json(problem, rid), DONE)
 
+
+class ErrorStyle(Protocol):
+    """How clients of one dialect are told of a failure that has an answer of its own."""
+
+    def status(self, problem: Problem) -> int:
+        """The HTTP status."""
+
+    def body(self, problem: Problem, rid: str | None = None) -> bytes:
+        """The JSON body; `rid`: of a request that was admitted."""
+
+
+class OpenAIErrors:
+    """The table as it stands."""
+
+    def status(self, problem: Problem) -> int:
+        """The row's."""
+        return problem.row.status
+
+    def body(self, problem: Problem, rid: str | None = None) -> bytes:
+        """`error_json`."""
+        return error_json(problem, rid)
+
+
+OPENAI_ERRORS = OpenAIErrors()
 
 DONE = b"data: [DONE]\n\n"

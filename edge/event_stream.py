@@ -7,8 +7,8 @@ import asyncio
 from starlette.types import Receive, Scope, Send
 
 from edge.answers import Answer, AnswerLimits, Submit, Ticket
-from edge.dialects import Shape
-from edge.errors import Header, Problem, error_frame, problem_of
+from edge.dialect import Shape
+from edge.errors import Header, Problem, problem_of
 from edge.pacer import Pacer
 from edge.paths import stream_path
 from edge.position import Position, unseen
@@ -46,8 +46,7 @@ class EventStream(Answer):
         super().__init__(ticket, submit, sources, shape, limits, whole=False)
         self._pending: list[bytes] = []
         self._pending_bytes = 0
-        self._is_resumed = seen is not None
-        self._seen = seen
+        self._came_with = self._seen = seen
         self._begun = seen is not None
         self._head_sent = False
         self._complete = False
@@ -69,7 +68,7 @@ class EventStream(Answer):
             return
         self._problem = problem
         if self._begun:
-            self._push(error_frame(problem, self.ticket.rid))
+            self._push(self._shape.failing(problem, self.ticket.rid))
             self._complete = True
         self._wake()
 
@@ -80,8 +79,9 @@ class EventStream(Answer):
                 return
             if self._begun and not self._head_sent:
                 self._head_sent = True
-                if not self._is_resumed:
-                    self._pending.insert(0, self._shape.opening())
+                opening = self._shape.opening()
+                seen = self._came_with
+                self._pending.insert(0, opening if seen is None else unseen(opening, seen))
                 await self._start(send, 200, _HEADERS, None)
             if self._pending or self._complete:
                 last = self._complete
@@ -101,30 +101,34 @@ class EventStream(Answer):
         if self._complete or self._problem is not None:
             return
         if isinstance(output, Tokens):
-            if not self._offset and self._account is not None:
-                self._account.first_token(self._loop.time())
+            if self._first_token_at is None:
+                self._first_token_at = self._loop.time()
+                if self._account is not None:
+                    self._account.first_token(self._first_token_at)
             self._offset = output.offset
             self._begun = True
-            self._push(self._unseen(self._shape.tokens(output), output.offset))
+            self._push(self._unseen(self._shape.tokens(output)))
         elif isinstance(output, Broken):
             self.fail(Problem("log_lost", output.message))
         elif (problem := problem_of(output.end)) is not None:
+            self._end = output.end
             self.fail(problem)
         else:
+            self._end = output.end
             self._begun = True
-            self._push(self._unseen(self._shape.ending(output.end, output.offset), output.offset + 1))
+            self._push(self._unseen(self._shape.ending(output.end, output.offset, self._elapsed)))
             self._complete = True
         self._wake()
 
     def _resume_path(self) -> str:
         return stream_path(self.ticket.rid)
 
-    def _unseen(self, events: bytes, offset: int) -> bytes:
-        """What the client has not had of the events at `offset`; past its position that is all of them."""
+    def _unseen(self, events: bytes) -> bytes:
+        """What the client has not had of some events; ids only grow, so past its position that is all of them."""
         if self._seen is None:
             return events
         rest = unseen(events, self._seen)
-        if offset > self._seen.offset:
+        if rest:
             self._seen = None
         return rest
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from edge.errors import DONE
+from edge.dialect import Elapsed
+from edge.errors import DONE, Problem, error_frame
 from edge.relay import Tokens
 from schemas.choices import Choice
 from schemas.output import End
@@ -27,13 +28,17 @@ class EmbeddingShape:
         """Nothing."""
         return b""
 
-    def ending(self, end: End, offset: int) -> bytes:
+    def ending(self, end: End, offset: int, elapsed: Elapsed | None = None) -> bytes:
         """The answer, and the last line."""
         # An event's data is one line, whatever the engine's JSON looks like.
         line = msgspec.json.format(self.whole([], end, offset), indent=-1)
         return b"id: %d-0\ndata: %b\n\n%b" % (offset + 1, line, DONE)
 
-    def whole(self, choices: list[Choice], end: End, offset: int) -> bytes:
+    def failing(self, problem: Problem, rid: str) -> bytes:
+        """The error, and the last line."""
+        return error_frame(problem, rid)
+
+    def whole(self, choices: list[Choice], end: End, offset: int, elapsed: Elapsed | None = None) -> bytes:
         """The engine's answer. One that tells none has embedded nothing."""
         fields = _fields.decode(_NOTHING if end.result is msgspec.UNSET else end.result)
         if self._model:

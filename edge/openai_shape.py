@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from edge.errors import DONE
+from edge.dialect import Elapsed
+from edge.errors import DONE, Problem, error_frame
 from edge.relay import Tokens
 from schemas.choices import Choice
 from schemas.output import Delta, End, TokenLogprob
@@ -53,7 +54,7 @@ class OpenAIShape(ABC):
             [self._event(tokens.offset, index, delta) for index, delta in enumerate(deltas, tokens.first)]
         )
 
-    def ending(self, end: End, offset: int) -> bytes:
+    def ending(self, end: End, offset: int, elapsed: Elapsed | None = None) -> bytes:
         """The finish chunk of each choice, the usage chunk if it was asked for, and the last line."""
         finishes = _finishes(end)
         frames = [
@@ -66,7 +67,11 @@ class OpenAIShape(ABC):
             frames.append(b'id: %d-%d\n%b],"usage":%b}\n\n' % (offset + 1, len(finishes), self._chunk, usage))
         return b"".join([*frames, DONE])
 
-    def whole(self, choices: list[Choice], end: End, offset: int) -> bytes:
+    def failing(self, problem: Problem, rid: str) -> bytes:
+        """The error, and the last line."""
+        return error_frame(problem, rid)
+
+    def whole(self, choices: list[Choice], end: End, offset: int, elapsed: Elapsed | None = None) -> bytes:
         """The answer of a request that does not stream."""
         finishes = _finishes(end)
         silent = [Choice() for _ in finishes[len(choices) :]]

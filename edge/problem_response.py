@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from edge.errors import Problem, error_headers, error_json
+from edge.errors import OPENAI_ERRORS, ErrorStyle, Problem, error_headers
 
 
 class ProblemResponse(Response):
     """`rid` names the request, if it has got a name already."""
 
-    def __init__(self, problem: Problem, rid: str | None = None) -> None:
-        super().__init__(error_json(problem), problem.row.status)
+    def __init__(self, problem: Problem, rid: str | None = None, errors: ErrorStyle = OPENAI_ERRORS) -> None:
+        super().__init__(errors.body(problem), errors.status(problem))
         ids = [] if rid is None else [(b"x-request-id", rid.encode()), (b"request-id", rid.encode())]
         self.raw_headers = [*self.raw_headers, *error_headers(problem), *ids]

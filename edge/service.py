@@ -6,23 +6,25 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from starlette.responses import Response
 
 from edge import ends
+from edge.access import Access
 from edge.admission import Admitted, Arrival, admit
+from edge.call import Call
 from edge.closer import Closer
 from edge.desk import Desk, refuse
-from edge.dialects import Dialect
+from edge.dialect import Asked, Dialect
 from edge.errors import Problem
+from edge.gate import Entering, Gate
 from edge.images import Images, images_of
 from edge.images_walk import Remote
 from edge.lineages import Lineages
 from edge.lookup import Found, Lookup
-from edge.openai_bodies import Body
 from edge.position import position_asked
 from edge.publisher import Publisher
 from edge.reader import LogSources
@@ -37,7 +39,7 @@ from infra.output_log import OutputLog
 from infra.settings import Settings
 from schemas import subjects
 from schemas.dispatch import WORK_OVERHEAD_BYTES, decode_leader
-from schemas.ids import ANONYMOUS, RequestId, fingerprint, request_id
+from schemas.ids import RequestId, fingerprint, request_id
 from schemas.requests import View
 
 _log = get_logger("edge")
@@ -78,6 +80,8 @@ class Edge:
         self._lineages = Lineages(js, lookup, room, timeout_s=settings.publish_timeout_s)
         self._publisher = Publisher(js, lookup, room, timeout_s=settings.publish_timeout_s)
         self._images = images or images_of(settings)
+        self.access = Access()
+        self._gate = Gate([])
         self._closer = Closer(bus, js, log)
         self._desk = Desk(settings, bus, name, sources, self._closer)
         self.requests = RequestsApi(settings, js, lookup, sources, self._closer, self.registry, self._desk)
@@ -98,37 +102,45 @@ class Edge:
         """Whether a request that came now could be run."""
         return self.bus.connected and self.registry.has_live_worker() and not self._draining
 
-    async def generate(self, dialect: Dialect, raw: bytes, headers: Mapping[str, str]) -> Response:
+    async def generate(self, dialect: Dialect, call: Call, asked: Asked | None = None) -> Response:
         """The response to a generation: it publishes the request when it is served, or goes on with the one that its
-        idempotency key stands for."""
+        idempotency key stands for. `asked`: what the call's body was read as, if its dialect could not by itself."""
         new_rid = request_id(os.urandom(16))
-        body = dialect.decode(raw)
-        if isinstance(body, Problem):
-            return refuse(body, new_rid)
-        remotes = self._images.check(body)
+        known_as = asked or dialect.read(call.body)
+        if isinstance(known_as, Problem):
+            return refuse(known_as, new_rid, call.errors)
+        remotes = self._images.check(known_as.body)
         if isinstance(remotes, Problem):
-            return refuse(remotes, new_rid)
-        wishes = wishes_of(headers, self._wish_defaults)
+            return refuse(remotes, new_rid, call.errors)
+        wishes = wishes_of(call.headers, self._wish_defaults)
         if isinstance(wishes, Problem):
-            return refuse(wishes, new_rid)
+            return refuse(wishes, new_rid, call.errors)
         refusal = self._desk.refusal()
         if refusal is not None:
-            return refuse(refusal, new_rid)
-        arrival = Arrival(new_rid, ANONYMOUS, raw, fingerprint(raw), headers, dialect.name, int(time.time()))
-        if wishes.key is None:
-            return await self._begin(arrival, body, wishes, remotes)
-        known = await self._known(arrival, wishes.key, wishes.grace_s, streams=body.streams)
-        if isinstance(known, Response):
-            return known
-        return await self._begin(replace(arrival, rid=known), body, wishes, remotes)
+            return refuse(refusal, new_rid, call.errors)
+        arrival = Arrival(
+            new_rid,
+            call.caller.tenant,
+            known_as.raw,
+            fingerprint(call.body),
+            call.headers,
+            dialect.name,
+            int(time.time()),
+        )
+        if wishes.key is not None:
+            known = await self._known(arrival, call, wishes.key, wishes.grace_s, known_as)
+            if isinstance(known, Response):
+                return known
+            arrival = replace(arrival, rid=known)
+        return await self._begin(arrival, call, known_as, wishes, remotes)
 
     async def _begin(
-        self, arrival: Arrival, body: Body, wishes: Wishes, remotes: Sequence[Remote]
+        self, arrival: Arrival, call: Call, asked: Asked, wishes: Wishes, remotes: Sequence[Remote]
     ) -> Response:
         """The response to a request that is new, as far as is known."""
         admitted = admit(
             arrival,
-            body,
+            asked.body,
             wishes,
             self.registry,
             edge=self.name,
@@ -136,10 +148,13 @@ class Edge:
             now=self.now(),
         )
         if isinstance(admitted, Problem):
-            return refuse(admitted, arrival.rid)
+            return refuse(admitted, arrival.rid, call.errors)
         raw = await self._images.inline(arrival.raw, remotes, self.body_bytes_max)
         if isinstance(raw, Problem):
-            return refuse(raw, arrival.rid)
+            return refuse(raw, arrival.rid, call.errors)
+        permit = await self._gate.enter(Entering(call.caller, arrival, admitted, call.headers))
+        if isinstance(permit, Problem):
+            return refuse(permit, arrival.rid, call.errors)
         view = admitted.meta.view
         assert view is not None, "an edge says how the output is to be shown"
         return self._desk.open(
@@ -153,28 +168,29 @@ class Edge:
             ),
             account=admitted.card.name,
             client_id=arrival.headers.get("x-request-id", ""),
+            permit=permit,
         )
 
     async def _known(
-        self, arrival: Arrival, key: str, grace_s: float | None, *, streams: bool
+        self, arrival: Arrival, call: Call, key: str, grace_s: float | None, asked: Asked
     ) -> Response | RequestId:
         """The response if the key stands for a request that is there, else the rid it gives to a new one. Only the
         former goes on where the client was: a new run is another text."""
         try:
             resolved = await self._lineages.resolve(arrival.tenant, key, arrival.fingerprint)
         except ValueError:
-            return refuse(LOST, arrival.rid)
+            return refuse(LOST, arrival.rid, call.errors)
         if isinstance(resolved, Problem):
-            return refuse(resolved, arrival.rid)
+            return refuse(resolved, arrival.rid, call.errors)
         if resolved.found is None:
             return resolved.rid
         seen = position_asked(arrival.headers, {})
         if isinstance(seen, Problem):
-            return refuse(seen, arrival.rid)
+            return refuse(seen, arrival.rid, call.errors)
         return self._desk.open(
             arrival.tenant,
             resolved.rid,
-            resolved.found.view or View(arrival.dialect, stream=streams),
+            resolved.found.view or View(arrival.dialect, stream=asked.body.streams),
             meta=resolved.found.meta,
             grace_s=grace_s,
             shared=resolved.found.end is None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.types import Send
 
 from edge.answers import Answer, AnswerLimits, Submit, Ticket
-from edge.dialects import Shape, told_choices
+from edge.dialect import Shape
+from edge.dialects import told_choices
 from edge.errors import Problem, problem_of
 from edge.paths import request_path
 from edge.reader import LogSources
@@ -40,19 +41,25 @@ class WholeAnswer(Answer):
             await self._send_problem(send, self._problem)
         elif self._ended is not None:
             end = self._ended.end
-            body = self._shape.whole(told_choices(end) or self._choices, end, self._ended.offset)
+            body = self._shape.whole(
+                told_choices(end) or self._choices, end, self._ended.offset, self._elapsed
+            )
             await self._start(send, 200, [(b"content-type", b"application/json")], body)
             await send({"type": "http.response.body", "body": body})
 
     def _on_output(self, output: Tokens | Ended | Broken) -> None:
         if isinstance(output, Tokens):
+            if self._first_token_at is None:
+                self._first_token_at = self._loop.time()
             self._offset = output.offset
             add_deltas(self._choices, output.deltas)
         elif isinstance(output, Broken):
             self.fail(Problem("log_lost", output.message))
         elif (problem := problem_of(output.end)) is not None:
+            self._end = output.end
             self.fail(problem)
         else:
+            self._end = output.end
             self._ended = output
             self._offset = output.offset
             self._wake()

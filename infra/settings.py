@@ -23,7 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from infra.engine_settings import EngineSettings
+from infra.api_settings import ApiSettings
 from infra.setting_types import GIB, KIB, MIB, Bytes, Milliseconds, Port, Processes, Seconds
 
 ENV_PREFIX = "PENSTOCK_"
@@ -38,7 +38,7 @@ class SettingsError(Exception):
     """
 
 
-class Settings(EngineSettings):
+class Settings(ApiSettings):
     """All settings, with their units last.
 
     Construct through `load_settings`, which also reports unknown names.

@@ -103,13 +103,19 @@ class WorkReply(msgspec.Struct, frozen=True):
 
 
 class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A model as the leader sees it; `seen_age_s` since a worker last pulled for it."""
+    """A model as the leader sees it; `seen_age_s` since a worker last pulled for it, `idle` workers run nothing.
+
+    `waiting` counts requests that no worker has yet, by class; `taken` those that workers took since the leader leads.
+    """
 
     card: ModelCard
     workers: int
     slots: int
     free: int
     seen_age_s: float
+    idle: int = 0
+    waiting: dict[str, int] = {}
+    taken: dict[str, int] = {}
 
 
 class Leader(msgspec.Struct, frozen=True):

@@ -29,16 +29,28 @@ ERRORS: dict[str, ErrorRow] = {
     "image_fetch_failed": ErrorRow(
         400, "invalid_request_error", "failed_to_download_image", "invalid_request_error"
     ),
+    "invalid_api_key": ErrorRow(
+        401, "invalid_request_error", "invalid_api_key", "authentication_error", is_final=True
+    ),
+    "not_allowed": ErrorRow(403, "permission_error", "not_allowed", "permission_error", is_final=True),
     "not_found": ErrorRow(404, "invalid_request_error", "not_found", "not_found_error"),
     "method_not_allowed": ErrorRow(
         405, "invalid_request_error", "method_not_allowed", "invalid_request_error"
     ),
     "model_not_found": ErrorRow(404, "invalid_request_error", "model_not_found", "not_found_error"),
     "too_large": ErrorRow(413, "invalid_request_error", "request_too_large", "request_too_large"),
+    "body_timeout": ErrorRow(408, "invalid_request_error", "body_timeout", "timeout_error"),
+    "headers_too_large": ErrorRow(
+        431, "invalid_request_error", "headers_too_large", "invalid_request_error", is_final=True
+    ),
     "idempotency_mismatch": ErrorRow(
         422, "invalid_request_error", "idempotency_mismatch", "invalid_request_error", is_final=True
     ),
     "queue_full": ErrorRow(429, "rate_limit_exceeded", "queue_full", "overloaded_error", True),
+    "rate_limited": ErrorRow(429, "rate_limit_exceeded", "rate_limit_exceeded", "rate_limit_error", True),
+    "quota_exceeded": ErrorRow(429, "rate_limit_exceeded", "quota_exceeded", "rate_limit_error", True),
+    "no_slot": ErrorRow(429, "rate_limit_exceeded", "no_slot", "overloaded_error", True),
+    "too_late": ErrorRow(503, "server_error", "deadline_unreachable", "overloaded_error", True),
     "no_workers": ErrorRow(503, "server_error", "no_workers", "overloaded_error", True),
     "broker_away": ErrorRow(503, "server_error", "broker_away", "overloaded_error", True),
     "edge_full": ErrorRow(503, "server_error", "edge_full", "overloaded_error", True),

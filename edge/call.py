@@ -1,0 +1,33 @@
+"""One HTTP request as an endpoint gets it: who asks, and for what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edge.errors import OPENAI_ERRORS, ErrorStyle
+from schemas.ids import ANONYMOUS, TenantKey
+from schemas.requests import CLASSES, Klass
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks. Whatever it asks for is its tenant's. `id` is what limits count by, and is fit for logs; `classes` are
+    those it may ask for."""
+
+    tenant: TenantKey = ANONYMOUS
+    id: str = ""
+    classes: tuple[Klass, ...] = CLASSES
+
+
+@dataclass(frozen=True)
+class Call:
+    """`headers` by lower-case name; `path` holds what stood in the places of the endpoint's path; `errors` is how this
+    endpoint tells of failures."""
+
+    caller: Caller
+    headers: Mapping[str, str]
+    body: bytes = b""
+    query: Mapping[str, str] = field(default_factory=dict)
+    path: Mapping[str, str] = field(default_factory=dict)
+    errors: ErrorStyle = OPENAI_ERRORS

@@ -1,0 +1,31 @@
+"""What an endpoint is: where it stands, what it does, and what it tells about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.responses import Response
+
+from edge.call import Call
+from edge.errors import OPENAI_ERRORS, ErrorStyle
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """`path` is a template of Starlette's. All endpoints of one path tell of failures in one style.
+
+    For the API's description: `takes` and `gives` are the types of the bodies, as msgspec knows them (None: there is
+    none, or it is not JSON); `streams`: it may answer with an event stream; `problems` are reasons of the error table
+    that it may answer with besides those that any endpoint may.
+    """
+
+    method: str
+    path: str
+    handle: Callable[[Call], Awaitable[Response]]
+    summary: str
+    takes: object | None = None
+    gives: object | None = None
+    streams: bool = False
+    problems: tuple[str, ...] = ()
+    errors: ErrorStyle = OPENAI_ERRORS
