@@ -123,6 +123,10 @@ CASES = [
     completion("completion stop string", **SEEDED)._replace(stops=LATE_STOPS),
     completion("completion logprobs", **SEEDED, logprobs=2),
     completion("completion n=2", **SEEDED, n=2),
+    completion("completion 2 prompts", **GREEDY)._replace(body={**GREEDY, "prompt": [PROMPT, "A lake is"]}),
+    completion("completion 2 prompts n=2", **SEEDED)._replace(
+        body={**SEEDED, "n": 2, "prompt": ["A stone is", "A lake is"]}
+    ),
     completion("completion penalties", **SEEDED, **PENALTIES),
     completion(
         "completion json_schema", temperature=1, seed=8, max_tokens=80, structured_outputs={"json": SCHEMA}

@@ -6,13 +6,12 @@ The client's bytes travel on unchanged: a field that is not named here reaches t
 from __future__ import annotations
 
 import re
-from itertools import chain
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from edge.errors import Problem
-from schemas.requests import CHOICES_MAX
+from schemas.requests import CHOICES_MAX, prompts_in
 
 INPUTS_MAX = 2048
 """Texts in one embeddings request, as OpenAI's API has it."""
@@ -104,10 +103,15 @@ class ChatBody(GenerationBody, kw_only=True):
 
 
 class CompletionBody(GenerationBody, kw_only=True):
-    """`POST /v1/completions`."""
+    """`POST /v1/completions`. `prompt` is one text, or a list of them; a text may be a list of its tokens."""
 
     prompt: str | list[Any]
     messages: Any = None
+
+    @property
+    def choices(self) -> int:
+        """Of all prompts: those of the first come first."""
+        return prompts_in(self.prompt) * (self.n or 1)
 
 
 class EmbeddingBody(Body, kw_only=True):
@@ -145,11 +149,16 @@ def decode_completion(data: bytes) -> CompletionBody | Problem:
         return body
     if body.messages is not None:
         return _belongs_elsewhere("messages", "/v1/chat/completions")
-    if not _is_one_text(body.prompt):
+    if not prompts_in(body.prompt):
         return Problem(
             "bad_request",
-            "prompt must be one text: lists of tokens and of several prompts are not supported; "
-            "send one request for each prompt",
+            "prompt must be a text, a list of texts, a list of tokens, or a list of such lists, none of them empty",
+            "prompt",
+        )
+    if body.choices > CHOICES_MAX:
+        return Problem(
+            "bad_request",
+            f"one request makes at most {CHOICES_MAX} choices, and this one asks for {body.choices}: send several",
             "prompt",
         )
     return body
@@ -180,18 +189,7 @@ def _belongs_elsewhere(field: str, path: str) -> Problem:
 
 
 def _are_texts(given: str | list[Any]) -> bool:
-    if isinstance(given, str) or not given:
-        return bool(given)
-    kinds = {type(one) for one in given}
-    if kinds == {int}:
-        return True
-    if len(given) > INPUTS_MAX or not all(given):
-        return False
-    return kinds == {str} or (kinds == {list} and {type(token) for token in chain(*given)} == {int})
-
-
-def _is_one_text(prompt: str | list[Any]) -> bool:
-    return isinstance(prompt, str) or (len(prompt) == 1 and isinstance(prompt[0], str))
+    return bool(given) and 0 < prompts_in(given) <= INPUTS_MAX
 
 
 def _decode(decoder: msgspec.json.Decoder[_B], data: bytes) -> _B | Problem:

@@ -8,7 +8,8 @@ so a direct publisher may send the body alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from itertools import chain
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -29,6 +30,18 @@ VIEW = "Penstock-View"
 EDGE = "Penstock-Edge"
 TRACEPARENT = "traceparent"
 MSG_ID = "Nats-Msg-Id"
+
+
+def prompts_in(given: str | list[Any]) -> int:
+    """How many texts these are: one, a list of them, the tokens of one, or a list of such lists. 0: none of these, or
+    one of several is empty."""
+    if isinstance(given, str):
+        return 1
+    kinds = {type(one) for one in given}
+    if kinds == {int}:
+        return 1
+    are_texts = kinds == {str} or (kinds == {list} and {type(token) for token in chain(*given)} == {int})
+    return len(given) if are_texts and all(given) else 0
 
 
 class View(msgspec.Struct, frozen=True, omit_defaults=True):

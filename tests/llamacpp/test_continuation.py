@@ -73,6 +73,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "logprobs": {**CHAT, "logprobs": True, "top_logprobs": 2},
     "n=2": {**SAMPLED, "seed": 4, "n": 2, "max_tokens": 40},
     "completion": {"prompt": "Hello river", "max_tokens": 60, "temperature": 0},
+    "two prompts": {"prompt": ["Hello river", "A stone"], "max_tokens": 40, "temperature": 0},
+    "two prompts, n=2": {
+        "prompt": ["Hello", "A stone"],
+        "max_tokens": 20,
+        "seed": 2,
+        "temperature": 1,
+        "n": 2,
+    },
+    "tokens": {"prompt": [72, 101, 108], "max_tokens": 40, "seed": 2, "temperature": 1},
     "completion, logprobs": {"prompt": "Hello", "max_tokens": 40, "seed": 1, "logprobs": 2},
 }
 
@@ -201,6 +210,9 @@ def assert_is_what_it_is_for(kind: str, whole: Answer) -> None:
             assert msgspec.json.decode(whole.text).keys() == {"where", "flows", "name"}
         case "logprobs" | "completion, logprobs":
             assert len(choices[0].logprobs[0].top) == 2
+        case "two prompts" | "two prompts, n=2":
+            texts = [choice.text for choice in choices]
+            assert len(set(texts)) == len(texts) == (2 if kind == "two prompts" else 4)
         case "n=2":
             assert len(choices) == 2
             assert choices[0].text != choices[1].text

@@ -157,7 +157,6 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(64)).decode()
         (asks({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}), "bad_request", "data: URI"),
         (b"{", "bad_request", "JSON"),
         ({}, "bad_request", "no prompt"),
-        ({"prompt": ["a", "b"]}, "bad_request", "`prompt`"),
     ],
 )
 async def test_mistakes_are_the_client_s(model: Path, body: Any, reason: str, word: str) -> None:

@@ -92,7 +92,18 @@ async def test_chat(kind: str, adapter: Adapter) -> None:
     await assert_exact(adapter, body, cuts_max=100 if kind == "greedy" else CUTS_MAX)
 
 
-@pytest.mark.parametrize("more", [{"temperature": 0}, {"logprobs": 2}, {"n": 2, "seed": 5}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"temperature": 0},
+        {"logprobs": 2},
+        {"n": 2, "seed": 5},
+        {"prompt": ["Many rivers", "A lake"], "temperature": 0},
+        {"prompt": ["Many rivers", "A lake", "Many rivers"], "temperature": 1},
+        {"prompt": [[5, 6, 7], [8, 9]], "temperature": 1, "n": 2, "seed": 5, "stop": ["e"]},
+        {"prompt": [5, 6, 7], "temperature": 0},
+    ],
+)
 async def test_completion(more: dict[str, Any], adapter: Adapter) -> None:
     await assert_exact(adapter, {"prompt": "Many rivers", "max_tokens": 20, **more})
 

@@ -185,7 +185,9 @@ class LlamaCpp:
             await asyncio.wait([self._aside(last.clear)], timeout=STOP_S)
 
     def _begin(self, key: str, number: int, body: LlamaBody, prefix: Prefix | None) -> None:
-        run = _Run(key, number, body, prefix, Replay(prefix, has_ids=False), Totals(body.choices))
+        run = _Run(
+            key, number, body, prefix, Replay(prefix, has_ids=False), Totals(body.choices, body.of_each)
+        )
         self._runs[key] = run
         call = self._embed if body.call == "embeddings" else self._generate
         future = self._aside(partial(call, self._server, run))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from schemas.requests import prompts_in
 from workers.engines.seeds import seed_of
 
 Call = Literal["chat_completions", "completions", "embeddings"]
@@ -29,12 +30,14 @@ class BadBody(ValueError):
 
 
 class LlamaBody(msgspec.Struct, frozen=True):
-    """What to call with which body. `shows_top`: a token's alternatives were asked for, not only its logprob.
-    `is_plain`: one choice of nothing but text, so that a grammar may say how it begins."""
+    """What to call with which body. `choices` are those of all prompts, of which each has `of_each`. `shows_top`: a
+    token's alternatives were asked for, not only its logprob. `is_plain`: one choice of nothing but text, so that a
+    grammar may say how it begins."""
 
     call: Call
     body: bytes
     choices: int = 1
+    of_each: int = 1
     shows_top: bool = False
     is_plain: bool = False
 
@@ -61,7 +64,6 @@ def _translated(body: bytes, fields: dict[str, msgspec.Raw], rid: str, max_token
         _refuse_fetching(_value(fields, "messages"))
         return _generation("chat_completions", fields, rid, max_tokens)
     if "prompt" in fields:
-        _refuse_several(_value(fields, "prompt"))
         return _generation("completions", fields, rid, max_tokens)
     if "input" in fields:
         return LlamaBody("embeddings", body)
@@ -90,8 +92,12 @@ def _generation(call: Call, fields: dict[str, msgspec.Raw], rid: str, max_tokens
     if choices is None:
         fields.pop("n", None)
     whole = msgspec.json.encode({**fields, **added})
-    is_plain = choices in (None, 1) and not any(_value(fields, name) for name in SHAPING_FIELDS)
-    return LlamaBody(call, whole, choices if isinstance(choices, int) else 1, shows_top, is_plain)
+    of_each = choices if isinstance(choices, int) else 1
+    prompt = _value(fields, "prompt") if call == "completions" else ""
+    # What is no prompt at all is refused by llama.cpp itself.
+    count = of_each * max(1, prompts_in(prompt) if isinstance(prompt, list) else 1)
+    is_plain = count == 1 and not any(_value(fields, name) for name in SHAPING_FIELDS)
+    return LlamaBody(call, whole, count, of_each, shows_top, is_plain)
 
 
 def _ask_logprobs(call: Call, fields: dict[str, msgspec.Raw], added: dict[str, Any]) -> bool:
@@ -104,14 +110,6 @@ def _ask_logprobs(call: Call, fields: dict[str, msgspec.Raw], added: dict[str, A
         return True
     added[name] = 1
     return False
-
-
-def _refuse_several(prompt: Any) -> None:
-    """Several prompts are several requests; ids of tokens, mixed with texts or not, are one prompt."""
-    if isinstance(prompt, list) and len(prompt) > 1:
-        kinds = {type(item) for item in prompt}
-        if kinds == {str} or list in kinds:
-            raise BadBody("`prompt` must be one prompt, not a list of several")
 
 
 def _refuse_fetching(value: Any) -> None:

@@ -91,10 +91,12 @@ def decode_chunk(data: bytes) -> Chunk:
 
 
 class Totals:
-    """Finish reasons and usage of all choices: each of them ends with its own, which repeats the prompt's."""
+    """Finish reasons and usage of all choices, of which each prompt has `of_each`: each choice ends with its own, which
+    repeats its prompt's."""
 
-    def __init__(self, choices: int) -> None:
+    def __init__(self, choices: int, of_each: int) -> None:
         self._choices = choices
+        self._of_each = of_each
         self._reasons: dict[int, str] = {}
         self._prompt = self._completion = 0
         self._cached: int | None = None
@@ -107,7 +109,7 @@ class Totals:
                 self._reasons[choice.index] = choice.finish_reason
         if chunk.usage is not None:
             self._has_usage = True
-            self._prompt = chunk.usage.prompt_tokens
+            self._prompt += chunk.usage.prompt_tokens
             self._completion += chunk.usage.completion_tokens
             if self._cached is None:
                 self._cached = chunk.usage.prompt_tokens_details.cached_tokens
@@ -117,7 +119,7 @@ class Totals:
         if len(self._reasons) < self._choices or not self._has_usage:
             return None
         reasons = [reason for _, reason in sorted(self._reasons.items())]
-        return reasons, Usage(self._prompt, self._completion, self._cached)
+        return reasons, Usage(self._prompt // self._of_each, self._completion, self._cached)
 
 
 def _delta(choice: _Choice, shows_top: bool) -> Delta:

@@ -11,8 +11,8 @@ from schemas.requests import CHOICES_MAX
 
 
 def prompt_of(body: bytes) -> str:
-    """The prompt of a chat or completion body, as the simulator reads it. Raises `InvalidRequest`."""
-    return prompt_text(decode_body(body))
+    """The first prompt of a chat or completion body, as the simulator reads it. Raises `InvalidRequest`."""
+    return prompts(decode_body(body))[0]
 
 
 class InvalidRequest(ValueError):
@@ -75,7 +75,7 @@ class Body(msgspec.Struct):
 
     model: str | None = None
     messages: Annotated[list[_Message], msgspec.Meta(min_length=1)] | None = None
-    prompt: str | list[str] | None = None
+    prompt: str | list[Any] | None = None
     max_tokens: _Count | None = None
     max_completion_tokens: _Count | None = None
     stop: _Stop | list[_Stop] | None = None
@@ -127,19 +127,34 @@ def decode_body(body: bytes) -> Body:
         raise InvalidRequest(f"The request's body is not JSON: {error}") from None
 
 
-def prompt_text(body: Body) -> str:
-    """The prompt as one text: a chat is its messages with their roles, a line each. Raises `InvalidRequest`."""
+def prompts(body: Body) -> list[str]:
+    """The prompts as texts, at least one: a chat is its messages with their roles, a line each. Raises
+    `InvalidRequest`."""
     if body.messages is not None:
-        return "\n".join(f"{message.role}: {_content(message)}" for message in body.messages)
-    match body.prompt:
+        return ["\n".join(f"{message.role}: {_content(message)}" for message in body.messages)]
+    if body.prompt is None:
+        raise InvalidRequest("The request has no prompt: `messages` or `prompt` is required.")
+    texts = texts_of(body.prompt)
+    if not texts:
+        raise InvalidRequest("`prompt` must be one text, a list of them, or lists of tokens.")
+    return texts
+
+
+def texts_of(given: str | list[Any]) -> list[str]:
+    """One text, several, or lists of tokens, which stand for their numbers; empty: it is none of these."""
+    match given:
         case str(text):
-            return text
-        case [text]:
-            return text
-        case None:
-            raise InvalidRequest("The request has no prompt: `messages` or `prompt` is required.")
+            return [text]
+        case [*items] if items and all(isinstance(item, int) for item in items):
+            return [_numbers(items)]
+        case [*items] if items and all(isinstance(item, str | list) and item for item in items):
+            return [item if isinstance(item, str) else _numbers(item) for item in items]
         case _:
-            raise InvalidRequest("`prompt` must be one text, not a list of several.")
+            return []
+
+
+def _numbers(tokens: list[Any]) -> str:
+    return " ".join([str(token) for token in tokens])
 
 
 def _content(message: _Message) -> str:

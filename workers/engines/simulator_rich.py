@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from schemas.output import TokenLogprob
-from workers.engines.simulator_body import Body, InvalidRequest, Named
+from workers.engines.simulator_body import Body, InvalidRequest, Named, texts_of
 from workers.engines.simulator_text import WORDS, text_of, token_at
 
 THINKING_TOKENS = {"none": 0, "minimal": 2, "low": 4, "medium": 8, "high": 16, "xhigh": 32}
@@ -70,7 +70,9 @@ def logprob_at(key: int, place: int, token: int, piece_of: Callable[[int], str],
 
 def embeddings(body: Body) -> tuple[msgspec.Raw, int]:
     """The answer to an embeddings request, and the tokens it read. Raises `InvalidRequest`."""
-    texts = _texts(body.input)
+    texts = texts_of(body.input or [])
+    if not texts:
+        raise InvalidRequest("`input` must be a text, a list of texts, of tokens, or of lists of tokens.")
     tokens = sum([len(text.split()) for text in texts])
     data = [
         {"object": "embedding", "index": index, "embedding": _vector(text, body)}
@@ -87,21 +89,6 @@ def embeddings(body: Body) -> tuple[msgspec.Raw, int]:
 
 def _told(piece: str, logprob: float) -> TokenLogprob:
     return TokenLogprob(piece, logprob, list(piece.encode()))
-
-
-def _texts(given: str | list[Any] | None) -> list[str]:
-    """Tokens stand for their numbers."""
-    match given:
-        case str(text):
-            return [text]
-        case [*items] if items and all(isinstance(item, int) for item in items):
-            return [" ".join([str(token) for token in items])]
-        case [*items] if items and all(isinstance(item, str | list) and item for item in items):
-            return [
-                item if isinstance(item, str) else " ".join([str(token) for token in item]) for item in items
-            ]
-        case _:
-            raise InvalidRequest("`input` must be a text, a list of texts, of tokens, or of lists of tokens.")
 
 
 def _vector(text: str, body: Body) -> list[float] | str:

@@ -13,7 +13,7 @@ import msgspec
 from schemas.choices import Choice
 from schemas.output import Delta, TokenLogprob, ToolPiece, Usage
 from workers.engines.base import EngineFinished, EngineOutput, EngineRequest, Prefix
-from workers.engines.simulator_body import Body, Faults, InvalidRequest, decode_body, prompt_text
+from workers.engines.simulator_body import Body, Faults, InvalidRequest, decode_body, prompts
 from workers.engines.simulator_rich import (
     CALL_TOKENS,
     THINKING_TOKENS,
@@ -210,23 +210,28 @@ def new_run(request: EngineRequest, context_tokens_max: int) -> Run:
         result, tokens = embeddings(body)
         _check_room(context_tokens_max - tokens, tokens, None, context_tokens_max)
         return Run(request.key, request.run, tokens, body.penstock_fault, [], result)
-    prompt = prompt_text(body)
-    prompt_tokens = len(prompt.split())
-    room = context_tokens_max - prompt_tokens
+    asked_for = prompts(body)
+    longest = max([len(prompt.split()) for prompt in asked_for])
+    room = context_tokens_max - longest
     asked = body.max_completion_tokens or body.max_tokens
-    _check_room(room, prompt_tokens, asked, context_tokens_max)
+    _check_room(room, longest, asked, context_tokens_max)
     # Who names no limit gets an answer of natural length, cut at the limit that was set for it on its way here.
     limit = asked or min(request.meta.max_tokens or room, room)
+    of_each = body.n or 1
     choices = [
-        _new_choice(body, prompt, index, limit, ends_itself=asked is None) for index in range(body.n or 1)
+        _new_choice(body, prompt, place * of_each, nth, limit, ends_itself=asked is None)
+        for place, prompt in enumerate(asked_for)
+        for nth in range(of_each)
     ]
     if request.prefix is not None:
         _replay(choices, request.prefix)
+    prompt_tokens = sum([len(prompt.split()) for prompt in asked_for])
     return Run(request.key, request.run, prompt_tokens, body.penstock_fault, choices)
 
 
-def _new_choice(body: Body, prompt: str, index: int, limit: int, *, ends_itself: bool) -> ChoiceRun:
-    seed = (body.seed or 0) + index
+def _new_choice(body: Body, prompt: str, first: int, nth: int, limit: int, *, ends_itself: bool) -> ChoiceRun:
+    """The choice `nth` of a prompt whose first one is `first`: the same as if the prompt had come alone."""
+    index, seed = first + nth, (body.seed or 0) + nth
     key = output_key(prompt, seed)
     wish = Wish(
         stops=[body.stop] if isinstance(body.stop, str) else body.stop or [],

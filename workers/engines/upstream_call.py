@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.requests import CHOICES_MAX
+from schemas.requests import CHOICES_MAX, prompts_in
 from workers.engines.base import EngineRequest
 from workers.engines.seeds import seed_of
 from workers.engines.upstream_final import FinalMessage, final_message
@@ -52,8 +52,6 @@ class Call:
             raise BadBody("the body has neither messages nor prompt nor input")
         if "functions" in self._fields:
             raise BadBody("functions are not supported: use tools")
-        if self.path == "completions" and not _is_one(self._value("prompt")):
-            raise BadBody("prompt must be one prompt: send one request for each")
         self.streams = self.path != "embeddings"
         self.choices = self._choices()
         self._own: dict[str, msgspec.Raw] = {}
@@ -103,12 +101,17 @@ class Call:
             fields["max_tokens"] = _raw(upstream.max_tokens_default)
 
     def _choices(self) -> int:
-        choices = self._value("n")
-        if choices is None:
-            return 1
-        if not isinstance(choices, int) or not 1 <= choices <= CHOICES_MAX:
+        of_each = self._value("n")
+        if of_each is None:
+            of_each = 1
+        if not isinstance(of_each, int) or not 1 <= of_each <= CHOICES_MAX:
             raise BadBody(f"n must be a number from 1 to {CHOICES_MAX}")
-        return choices
+        return of_each * max(1, self._prompts())
+
+    def _prompts(self) -> int:
+        """Texts of a completion; 0: it is none, or the upstream is to say what is wrong with it."""
+        prompt = self._value("prompt") if self.path == "completions" else None
+        return prompts_in(prompt) if isinstance(prompt, list) else 0
 
     def _value(self, field: str) -> Any:
         """A small field, decoded."""
@@ -126,11 +129,6 @@ def _decoded(body: bytes) -> dict[str, msgspec.Raw]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadBody(f"the body is not a JSON object: {error}") from None
     return {name: value for name, value in fields.items() if not name.startswith(OWN_PREFIX)}
-
-
-def _is_one(prompt: object) -> bool:
-    """A text, or its tokens."""
-    return not isinstance(prompt, list) or len(prompt) == 1 or all(isinstance(token, int) for token in prompt)
 
 
 def _raw(value: object) -> msgspec.Raw:

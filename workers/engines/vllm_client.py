@@ -25,6 +25,10 @@ class Watcher(Protocol):
     prefix: Prefix | None
     tokens_max: int
 
+    def next_choice(self, count: int) -> int:
+        """The first choice of the next of its prompts, which has `count` of them."""
+        ...
+
     def note(self, ids: list[tuple[int, list[int]]], *, is_last: bool) -> None:
         """The engine made these tokens, of these choices."""
         ...
@@ -59,24 +63,27 @@ class EngineClient:
         params = sampling_params.clone()
         if run.tokens_max:
             params.max_tokens = min(run.tokens_max, params.max_tokens or run.tokens_max)
+        # A completion of several prompts comes here once for each, in their order.
+        first = run.next_choice(params.n)
         can_read = is_readable(_fields(params), self._default)
         if params.extra_args:
             params.extra_args = {
                 key: value for key, value in params.extra_args.items() if key != RESERVED
             } or None
         if params.seed is None and params.temperature > 0:
-            params.seed = seed_of(run.rid)
+            params.seed = seed_of(run.rid) + first
         if run.prefix is None or not self._can_force:
             # Without a processor to force it, what the log has is made once more: the seed is the same.
-            return self._watched(run, prompt, params, request_id, more)
+            return self._watched(run, first, prompt, params, request_id, more)
         if can_read and prompt.get("type") == "token":
-            return self._reading(run, run.prefix.ids_of(0), prompt, params, request_id, more)
-        prefixes = [run.prefix.ids_of(choice) for choice in range(params.n)]
-        return self._watched(run, prompt, _forcing(params, prefixes), request_id, more)
+            return self._reading(run, first, run.prefix.ids_of(first), prompt, params, request_id, more)
+        prefixes = [run.prefix.ids_of(choice) for choice in range(first, first + params.n)]
+        return self._watched(run, first, prompt, _forcing(params, prefixes), request_id, more)
 
     async def _reading(
         self,
         run: Watcher,
+        first: int,
         ids: list[int],
         prompt: Any,
         params: Any,
@@ -92,14 +99,14 @@ class EngineClient:
         read = read_until(pieces)
         for index in range(read):
             made = CompletionOutput(0, pieces[index], [ids[index]], None, None)
-            run.note([(0, [ids[index]])], is_last=False)
+            run.note([(first, [ids[index]])], is_last=False)
             yield RequestOutput(request_id, None, prompt_ids, None, [made], False)
             run.passed()
             if index % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         params.max_tokens -= read
         longer = {**prompt, "prompt_token_ids": [*prompt_ids, *ids[:read]]}
-        outputs = self._watched(run, longer, _forcing(params, [ids[read:]]), request_id, more)
+        outputs = self._watched(run, first, longer, _forcing(params, [ids[read:]]), request_id, more)
         try:
             async for output in outputs:
                 if output.prompt_token_ids is not None:
@@ -109,12 +116,12 @@ class EngineClient:
             await outputs.aclose()
 
     async def _watched(
-        self, run: Watcher, prompt: Any, params: Any, request_id: str, more: Mapping[str, Any]
+        self, run: Watcher, first: int, prompt: Any, params: Any, request_id: str, more: Mapping[str, Any]
     ) -> AsyncGenerator[Any, None]:
         outputs = self._engine.generate(prompt, params, request_id, **more)
         try:
             async for output in outputs:
-                ids = [(made.index, list(made.token_ids)) for made in output.outputs]
+                ids = [(first + made.index, list(made.token_ids)) for made in output.outputs]
                 run.note(ids, is_last=output.finished)
                 yield output
                 run.passed()

@@ -37,6 +37,7 @@ class Run:
         self._number = request.run
         self._sink = sink
         self._replay = Replay(request.prefix, has_ids=True)
+        self._choices = 0
         self._made: dict[int, list[int]] = {}
         self._ids: list[int] = []
         self._of: list[int] = []
@@ -45,6 +46,11 @@ class Run:
         self._finish_reasons: dict[int, str] = {}
         self._stop_reasons: dict[int, str | int | None] = {}
         self._usage: Usage | None = None
+
+    def next_choice(self, count: int) -> int:
+        """The first choice of the next of its prompts, which has `count` of them."""
+        first, self._choices = self._choices, self._choices + count
+        return first
 
     def note(self, ids: list[tuple[int, list[int]]], *, is_last: bool) -> None:
         """The engine made these tokens, of these choices."""

@@ -95,9 +95,6 @@ class Serving:
         if self._completion is None:
             run.fail(_bad(f"The model {self._model} makes no text"))
             return
-        if not _is_one_prompt(body["prompt"]):
-            run.fail(_bad("prompt must be one text or one list of token ids"))
-            return
         if body.get("max_tokens") is not None:
             run.tokens_max = 0
         request = CompletionRequest.model_validate(_streamed(body, run.rid))
@@ -154,12 +151,6 @@ def _refused(run: Run, answer: Any) -> bool:
         return False
     run.fail(StreamError(error.message, error.type, int(error.code)))
     return True
-
-
-def _is_one_prompt(prompt: object) -> bool:
-    if isinstance(prompt, list):
-        return bool(prompt) and (all(isinstance(part, int) for part in prompt) or len(prompt) == 1)
-    return isinstance(prompt, str)
 
 
 def _bad(message: str) -> StreamError:

@@ -123,12 +123,34 @@ def test_what_is_no_json_object_is_refused(data: bytes) -> None:
     assert problem.row.status == 400
 
 
-@pytest.mark.parametrize("prompt", ["hello", "", ["hello"]])
-def test_one_prompt_is_accepted(prompt: Any) -> None:
-    assert isinstance(decode_completion(json.dumps({"prompt": prompt}).encode()), CompletionBody)
+@pytest.mark.parametrize(
+    ("prompt", "count"),
+    [
+        ("hello", 1),
+        ("", 1),
+        (["hello"], 1),
+        (["a", "b"], 2),
+        ([1, 2], 1),
+        ([[1, 2]], 1),
+        ([[1], [2], [3]], 3),
+    ],
+)
+def test_each_prompt_has_its_choices(prompt: Any, count: int) -> None:
+    body = decode_completion(json.dumps({"prompt": prompt, "n": 2}).encode())
+    assert isinstance(body, CompletionBody)
+    assert body.choices == 2 * count
 
 
-@pytest.mark.parametrize("prompt", [["a", "b"], [1, 2], [[1, 2]], [], 7, None, {"text": "a"}])
+def test_more_choices_than_a_request_may_have_are_refused() -> None:
+    assert isinstance(decode_completion(json.dumps({"prompt": ["a"] * 64, "n": 2}).encode()), CompletionBody)
+    problem = decode_completion(json.dumps({"prompt": ["a"] * 65, "n": 2}).encode())
+    assert isinstance(problem, Problem)
+    assert (problem.reason, problem.param) == ("bad_request", "prompt")
+
+
+@pytest.mark.parametrize(
+    "prompt", [[], 7, None, {"text": "a"}, ["a", ""], ["a", 1], [[1], []], [[1], "a"], [True], [1.5]]
+)
 def test_any_other_prompt_is_refused(prompt: Any) -> None:
     problem = decode_completion(json.dumps({"prompt": prompt}).encode())
     assert isinstance(problem, Problem)

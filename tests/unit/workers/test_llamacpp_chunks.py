@@ -38,7 +38,7 @@ def test_completion_with_logprobs() -> None:
 
 
 def test_totals_count_the_prompt_once_and_every_completion() -> None:
-    totals = Totals(2)
+    totals = Totals(2, of_each=2)
     usage = (
         b'{"usage":{"prompt_tokens":25,"completion_tokens":%d,"prompt_tokens_details":{"cached_tokens":24}}}'
     )
@@ -48,6 +48,16 @@ def test_totals_count_the_prompt_once_and_every_completion() -> None:
     totals.add(decode_chunk(b'{"choices":[{"index":0,"delta":{},"finish_reason":"length"}]}'))
     totals.add(decode_chunk(usage % 4))
     assert totals.sums() == (["length", "stop"], Usage(25, 7, 24))
+
+
+def test_totals_count_each_prompt_once() -> None:
+    totals = Totals(4, of_each=2)
+    for choice in range(4):
+        end = b'{"choices":[{"index":%d,"text":"","finish_reason":"stop"}]}' % choice
+        totals.add(decode_chunk(end))
+        tokens = 5 if choice < 2 else 7
+        totals.add(decode_chunk(b'{"usage":{"prompt_tokens":%d,"completion_tokens":1}}' % tokens))
+    assert totals.sums() == (["stop"] * 4, Usage(12, 4))
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_prompts_of_chats_and_completions() -> None:
         (b"\xff", "JSON"),
         (b"{}", "prompt"),
         (b'{"prompt": 3}', "prompt"),
-        (b'{"prompt": ["a", "b"]}', "prompt"),
+        (b'{"prompt": ["a", 1]}', "prompt"),
         (b'{"messages": []}', "messages"),
         (b'{"messages": [{"content": "x"}]}', "role"),
     ],

@@ -238,6 +238,15 @@ def test_both_encodings_hold_the_same_numbers(given: Any) -> None:
     assert [list(struct.unpack("<7f", base64.b64decode(one))) for one in packed] == plain
 
 
+def test_several_prompts_say_what_each_says_alone() -> None:
+    asked = {"n": 2, "seed": 3, "max_tokens": 9, "logprobs": 1}
+    log, end = whole(prompt=["one", "two of them"], **asked)
+    alone = [whole(prompt=prompt, **asked) for prompt in ("one", "two of them")]
+    assert [choice.text for choice in log.choices] == [c.text for one, _ in alone for c in one.choices]
+    assert end.usage.prompt_tokens == sum(one.usage.prompt_tokens for _, one in alone)
+    assert end.usage.completion_tokens == 36
+
+
 def test_tokens_are_a_text_of_their_own() -> None:
     assert vectors_of(input=[1, 2]) == vectors_of(input=[[1, 2]]) != vectors_of(input=["1", "2"])
 

@@ -94,8 +94,6 @@ def test_the_limit_of_a_request_that_names_none() -> None:
         b'{"messages":[],"n":0}',
         b'{"messages":[],"n":"two"}',
         b'{"messages":[],"n":1000}',
-        b'{"prompt":["a","b"]}',
-        b'{"prompt":[[1],[2]]}',
         b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
 )
