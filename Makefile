@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_PINS := constraints-vllm.txt
+# Clients that the tests drive, each in an environment of its own; the JavaScript ones need node and npm.
+CLIENTS := .clients
 # More arguments for the command behind a target: make run ARGS="--workers 2", make test ARGS="-k relay"
 ARGS ?=
 SEEDS ?= 1-10000
@@ -16,7 +18,7 @@ DEMO_START_S := 30
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-unit test-acceptance test-chaos test-slow test-integration test-llamacpp test-vllm \
-  benchmark benchmark-vllm check fmt venv venv-vllm clean
+  test-clients benchmark benchmark-vllm check fmt venv venv-vllm clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -62,6 +64,9 @@ test-llamacpp: $(VENV)/.installed-llamacpp ## llama.cpp itself, in .venv; the lo
 test-vllm: $(VLLM_VENV)/.installed ## vLLM itself on the CPU, in .venv-vllm; the long ones too: make test-vllm ARGS="-m ''"
 	$(VLLM_BIN)/python -m pytest tests/vllm $(ARGS)
 
+test-clients: $(VENV)/.installed-dev $(CLIENTS)/.installed ## official and common clients in Python and JavaScript, unchanged
+	$(BIN)/python -m pytest tests/clients $(ARGS)
+
 benchmark: $(VENV)/.installed-dev ## the measurements of the README; writes bench/results
 	$(BIN)/python -m bench.first_token --out bench/results/first_token.json
 	$(BIN)/python -m bench.worker_kill --kills 200 --out bench/results/worker_kill.json
@@ -86,12 +91,23 @@ venv: $(VENV)/.installed-dev ## .venv with everything for development
 
 venv-vllm: $(VLLM_VENV)/.installed ## .venv-vllm with vLLM for CPUs and what its tests need: several GB
 
-clean: ## remove .venv, .venv-vllm, caches and build results; .penstock (data) stays
-	rm -rf $(VENV) $(VLLM_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## remove .venv, .venv-vllm, .clients, caches and build results; .penstock (data) stays
+	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python $(VLLM_BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(@D:/bin=)
+
+$(CLIENTS)/.installed: tests/clients/requirements.txt tests/clients/requirements-litellm.txt tests/clients/package.json
+	@npm --version > /dev/null || { echo "make test-clients needs node and npm"; exit 1; }
+	$(PYTHON) -m venv $(CLIENTS)/python
+	$(CLIENTS)/python/bin/python -m pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	$(PYTHON) -m venv $(CLIENTS)/litellm
+	$(CLIENTS)/litellm/bin/python -m pip install --quiet --disable-pip-version-check -r tests/clients/requirements-litellm.txt
+	mkdir -p $(CLIENTS)/js
+	cp tests/clients/package.json $(CLIENTS)/js/
+	cd $(CLIENTS)/js && npm install --no-package-lock --no-audit --no-fund --loglevel=error
+	@touch $@
 
 # Stamps: an install is repeated only when what it depends on has changed.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
