@@ -12,6 +12,10 @@ from edge.relay import Tokens
 from schemas.choices import Choice
 from schemas.output import End
 
+KEEP_ALIVE = b": keep-alive\n"
+"""A comment line and no empty one: after an `id` an empty line is an event to the official OpenAI client (as its own
+reading of the specification has it), and that event has no JSON in it."""
+
 
 class Elapsed(NamedTuple):
     """What an answer that began with its request took, on the edge's clock, in seconds.
@@ -29,6 +33,10 @@ class Shape(Protocol):
     Each event has an `id` line `<n>-<m>`, and ids only grow: a client that comes back names the last one it has seen.
     What a shape makes of a log must be the same at every edge, but for what `elapsed` says.
     """
+
+    @property
+    def keep_alive(self) -> bytes:
+        """What keeps a silent stream open; it may come between any two events."""
 
     def opening(self) -> bytes:
         """What a stream starts with. It may be asked for after the first records were shown."""

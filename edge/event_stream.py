@@ -15,10 +15,6 @@ from edge.position import Position, unseen
 from edge.reader import LogSources
 from edge.relay import Broken, Ended, Tokens
 
-KEEP_ALIVE = b": keep-alive\n"
-"""A comment line and no empty one: after an `id` an empty line is an event to the official OpenAI client (as its own
-reading of the specification has it), and that event has no JSON in it."""
-
 _HEADERS: list[Header] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -145,7 +141,7 @@ class EventStream(Answer):
             self._begun = True
             self._wake()
         elif due == "keep_alive" and not self._pending:
-            self._push(KEEP_ALIVE)
+            self._push(self._shape.keep_alive)
             self._wake()
         if due is not None:
             # Counts as written: the writer does it at once, or is stuck in an earlier write.

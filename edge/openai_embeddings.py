@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edge.dialect import Elapsed
+from edge.dialect import KEEP_ALIVE, Elapsed
 from edge.errors import DONE, Problem, error_frame
 from edge.relay import Tokens
 from schemas.choices import Choice
@@ -16,6 +16,8 @@ _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 class EmbeddingShape:
     """Nothing is generated, so there is nothing to stream: who reads it as a stream gets one event with the answer."""
+
+    keep_alive = KEEP_ALIVE
 
     def __init__(self, rid: str, model: str, created: int, *, include_usage: bool) -> None:
         self._model = model

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from edge.dialect import Elapsed
+from edge.dialect import KEEP_ALIVE, Elapsed
 from edge.errors import DONE, Problem, error_frame
 from edge.relay import Tokens
 from schemas.choices import Choice
@@ -32,6 +32,7 @@ class OpenAIShape(ABC):
     id_prefix: ClassVar[str]
     chunk_object: ClassVar[str]
     whole_object: ClassVar[str]
+    keep_alive = KEEP_ALIVE
 
     def __init__(self, rid: str, model: str, created: int, *, include_usage: bool) -> None:
         self._id = f"{self.id_prefix}-{rid}"
