@@ -10,11 +10,13 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
+from edge.anthropic.endpoints import PATH as ANTHROPIC_PATH
+from edge.anthropic.errors import ANTHROPIC_ERRORS
 from edge.call import Call
 from edge.desk import refuse
 from edge.endpoint import Endpoint
 from edge.endpoints import endpoints
-from edge.errors import Problem
+from edge.errors import OPENAI_ERRORS, Problem
 from edge.problem_response import ProblemResponse
 from edge.service import Edge
 from infra import telemetry
@@ -131,7 +133,9 @@ def _add_errors(app: FastAPI) -> None:
     async def http_error(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:
             return ProblemResponse(_not_allowed(request))
-        return ProblemResponse(Problem("not_found", f"there is nothing at {request.url.path}"))
+        path = request.url.path
+        errors = ANTHROPIC_ERRORS if path.startswith(f"{ANTHROPIC_PATH}/") else OPENAI_ERRORS
+        return ProblemResponse(Problem("not_found", f"there is nothing at {path}"), errors=errors)
 
     # Starlette answers with this and raises the error again, for the server to log.
     @app.exception_handler(Exception)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from edge.anthropic.dialects import MESSAGE, TOKEN_COUNT
 from edge.dialect import Asked, Dialect, Shape
 from edge.errors import OPENAI_ERRORS, Problem
 from edge.openai_bodies import Body, decode_chat, decode_completion, decode_embedding
@@ -29,7 +30,7 @@ CHAT = Dialect("chat", _unchanged(decode_chat), ChatShape, OPENAI_ERRORS)
 COMPLETION = Dialect("completion", _unchanged(decode_completion), CompletionShape, OPENAI_ERRORS)
 EMBEDDING = Dialect("embedding", _unchanged(decode_embedding), EmbeddingShape, OPENAI_ERRORS)
 
-_BY_NAME = {dialect.name: dialect for dialect in (CHAT, COMPLETION, EMBEDDING)}
+_BY_NAME = {dialect.name: dialect for dialect in (CHAT, COMPLETION, EMBEDDING, MESSAGE, TOKEN_COUNT)}
 
 
 def dialect_of(view: View) -> Dialect:

@@ -7,6 +7,7 @@ from functools import partial
 from starlette.responses import Response
 
 from edge import models_api
+from edge.anthropic import endpoints as anthropic_api
 from edge.call import Call
 from edge.dialect import Dialect
 from edge.dialects import CHAT, COMPLETION, EMBEDDING
@@ -37,7 +38,12 @@ GENERATION_PROBLEMS = (
 
 def endpoints(edge: Edge) -> list[Endpoint]:
     """The table of one edge."""
-    return [*_generation(edge), *models_api.endpoints(edge), *_requests(edge)]
+    return [
+        *_generation(edge),
+        *anthropic_api.endpoints(edge, GENERATION_PROBLEMS),
+        *models_api.endpoints(edge),
+        *_requests(edge),
+    ]
 
 
 def _generation(edge: Edge) -> list[Endpoint]:

@@ -1,12 +1,14 @@
-"""`/v1/models`: what can be asked for."""
+"""`/v1/models`: what can be asked for, with the fields of both APIs that have this path."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
+from edge.anthropic.errors import ANTHROPIC_ERRORS
 from edge.call import Call
 from edge.endpoint import Endpoint
 from edge.errors import Problem
@@ -14,6 +16,9 @@ from edge.problem_response import ProblemResponse
 from edge.registry import name_asked
 from edge.service import Edge
 from schemas.dispatch import ModelCard
+
+ANTHROPIC_VERSION = "anthropic-version"
+"""A header that all of Anthropic's clients send, and no other."""
 
 
 def endpoints(edge: Edge) -> list[Endpoint]:
@@ -26,19 +31,28 @@ def endpoints(edge: Edge) -> list[Endpoint]:
             "created": edge.started,
             "owned_by": "penstock",
             "max_model_len": card.context_tokens_max,
+            # What follows is what Anthropic's clients look for.
+            "type": "model",
+            "display_name": name,
+            "created_at": datetime.fromtimestamp(edge.started, UTC),
+            "lifecycle": "active",
+            "max_input_tokens": card.context_tokens_max,
+            "max_tokens": card.context_tokens_max,
         }
         return described if name == card.name else described | {"parent": card.name}
 
     async def list_models(_call: Call) -> Response:
         cards = edge.registry.offered(edge.now())
         listed = [describe(card, name) for card in cards for name in (card.name, *card.adapters)]
-        return _json({"object": "list", "data": listed})
+        ends = {"first_id": listed[0]["id"], "last_id": listed[-1]["id"]} if listed else {}
+        return _json({"object": "list", "data": listed, "has_more": False, **ends})
 
     async def retrieve_model(call: Call) -> Response:
         name = call.path["name"]
         card = edge.registry.find(name, edge.now())
         if isinstance(card, Problem):
-            return ProblemResponse(card, errors=call.errors)
+            is_anthropics = ANTHROPIC_VERSION in call.headers
+            return ProblemResponse(card, errors=ANTHROPIC_ERRORS if is_anthropics else call.errors)
         return _json(describe(card, name_asked(card, name)))
 
     # Names have slashes in them: `Qwen/Qwen2.5-1.5B`.

@@ -51,6 +51,7 @@ PURE = [
     "infra/supervisor.py",
     "infra/wire.py",
     "edge/admission.py",
+    "edge/anthropic/*",
     "edge/errors.py",
     "edge/idempotency.py",
     "edge/images_data.py",

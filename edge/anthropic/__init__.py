@@ -1,0 +1,1 @@
+"""Anthropic's Messages API: bodies become chats, what engines put out becomes messages."""
