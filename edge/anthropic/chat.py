@@ -127,7 +127,7 @@ def _chat(body: CountBody) -> dict[str, Any]:
     if config is not None and config.format is not None:
         schema = {"name": "output", "schema": config.format.schema, "strict": True}
         chat["response_format"] = {"type": "json_schema", "json_schema": schema}
-    last = messages[-1]
+    last = messages[-1] if messages else {"role": "system"}
     if last["role"] == "assistant" and last["content"] and "tool_calls" not in last:
         chat |= {"continue_final_message": True, "add_generation_prompt": False}
     return chat

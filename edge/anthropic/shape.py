@@ -50,6 +50,7 @@ class Message(msgspec.Struct):
     usage: MessageUsage
     type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
+    stop_details: None = None
 
 
 class MessageShape:
@@ -91,7 +92,7 @@ class MessageShape:
         if not self._blocks:
             events = [self._begin("text", Text("")), *self._close()]
         reason, sequence = _stop_of(end, has_calls=bool(self._calls))
-        delta = {"stop_reason": reason, "stop_sequence": sequence}
+        delta = {"stop_reason": reason, "stop_sequence": sequence, "stop_details": None}
         events.append(self._event(b"message_delta", {"delta": delta, "usage": _usage_of(end, offset)}))
         return b"".join([*events, _STOP_MESSAGE])
 

@@ -65,8 +65,12 @@ class Run:
             return EngineOutput(self.key, self.number, ids, deltas, of)
         reasons = [choice.finish_reason or "" for choice in self.choices]
         return EngineFinished(
-            self.key, self.number, reasons, self._usage(), ids, deltas, of, result=self.result
+            self.key, self.number, reasons, self._usage(), ids, deltas, of, self._stops(), self.result
         )
+
+    def _stops(self) -> list[str | int | None]:
+        stops: list[str | int | None] = [choice.stop_reason for choice in self.choices]
+        return stops if any(stops) else []
 
     def _usage(self) -> Usage:
         thoughts = sum([min(len(choice.ids), choice.wish.thinks) for choice in self.choices])
@@ -99,6 +103,7 @@ class ChoiceRun:
     end_reason: str
     wish: Wish
     finish_reason: str | None = None
+    stop_reason: str | None = None
     ids: list[int] = field(default_factory=list)
     text: str = ""
     reasoning: str = ""
@@ -175,9 +180,11 @@ class ChoiceRun:
     def _cut(self, text_before: int) -> None:
         """Ends the output before the first stop string, which may begin before the token that completed it."""
         start = max(0, text_before - max([len(stop) for stop in self.wish.stops]))
-        found = [at for at in [self.text.find(stop, start) for stop in self.wish.stops] if at >= 0]
-        if found:
-            self.text = self.text[: min(found)]
+        found = [(self.text.find(stop, start), stop) for stop in self.wish.stops]
+        cuts = [cut for cut in found if cut[0] >= 0]
+        if cuts:
+            at, self.stop_reason = min(cuts)
+            self.text = self.text[:at]
             self.finish_reason = "stop"
 
     def _is_complete(self) -> bool:

@@ -235,7 +235,7 @@ async def test_a_stop_string_cuts_the_text_wherever_it_lies(start: Any) -> None:
     for i, stop in enumerate(stops):
         end = await recorder.finished(f"k{i}")
         assert isinstance(end, EngineFinished)
-        assert end.finish_reasons == ["stop"]
+        assert (end.finish_reasons, end.stop_reasons) == (["stop"], [stop])
         assert recorder.text(f"k{i}") == text[: text.index(stop)]
 
 

@@ -90,7 +90,7 @@ def test_a_stop_string_ends_its_choice_only() -> None:
     stop = next(word for word in second.split() if f" {word} " in second and word not in first)
     log, end = whole(n=2, max_tokens=30, stop=stop)
     assert log.texts == [first, second[: second.index(stop)]]
-    assert end.finish_reasons == ["length", "stop"]
+    assert (end.finish_reasons, end.stop_reasons) == (["length", "stop"], [None, stop])
 
 
 @pytest.mark.parametrize("effort", ["none", "low", "high"])
