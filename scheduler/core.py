@@ -13,6 +13,8 @@ from __future__ import annotations
 from math import inf
 from typing import assert_never
 
+from msgspec.structs import replace
+
 from scheduler import events
 from scheduler.events import Action, Event
 from scheduler.fetching import Fetching
@@ -23,9 +25,9 @@ from scheduler.models import Model, Models
 from scheduler.readers import Readers
 from scheduler.requests import Requests
 from scheduler.turn import Turn
-from schemas.dispatch import Leader, Pull
+from schemas.dispatch import Leader, ModelState, Pull
 from schemas.ids import ModelKey, WorkerId, is_key
-from schemas.requests import CLASSES
+from schemas.requests import CLASSES, Klass
 from schemas.streams import OUTPUT_HOLD_AT
 
 SWEEP_S = 0.1
@@ -140,6 +142,10 @@ class Core:
         """Requests held, wherever they stand."""
         return len(self._requests)
 
+    def to_look_at(self, now: float) -> list[tuple[Klass, ModelKey]]:
+        """Consumers that should be asked now what they have yet to deliver; say ConsumerSeen of each that answers."""
+        return self._fetching.to_look_at(now)
+
     def next_deadline(self) -> float | None:
         """When `handle(Tick())` is wanted at the latest; None before the first event."""
         if self._turn.now == -inf:
@@ -220,6 +226,7 @@ class Core:
         model = self._models.get(event.model)
         if model is not None:
             model.watchdogs[event.klass].reset()
+            model.demand[event.klass].delivered(event.attempt)
         if model is not None and self._turn.leading:
             self._requests.delivered(event, model)
         else:
@@ -280,6 +287,8 @@ class Core:
             if is_key(known.card.key):
                 self._models.see(known.card, self._turn.now - known.seen_age_s)
         for model in self._models:
+            for demand in model.demand.values():
+                demand.reset()
             self._fetching.ensure(model)
         self._stir_all()
         self._announce()
@@ -305,14 +314,19 @@ class Core:
 
     def _announce(self) -> None:
         self._announce_at = self._turn.now + self._limits.leader_interval_s
-        states = [
-            self._fleet.state(model.card, seen_age_s=self._turn.now - model.seen_at)
-            for model in self._models
-            if self._models.is_seen(model, self._turn.now)
-        ]
+        states = [self._state(model) for model in self._models if self._models.is_seen(model, self._turn.now)]
         used = round(self._output_used, 4)
         leader = Leader(self._scheduler, self._term, self._queue_depth, states, used)
         self._out(events.Announce(leader))
+
+    def _state(self, model: Model) -> ModelState:
+        now = self._turn.now
+        return replace(
+            self._fleet.state(model.card, seen_age_s=now - model.seen_at),
+            waiting=model.waiting(),
+            waiting_age_s=round(model.waiting_age_s(now), 3),
+            taken=model.taken(),
+        )
 
     def _stir(self, key: ModelKey) -> None:
         self._turn.stir(key)

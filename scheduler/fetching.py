@@ -9,6 +9,7 @@ from scheduler.models import Model, Models
 from scheduler.turn import Turn
 from scheduler.window import FETCH_EXPIRES_S
 from schemas.ids import ModelKey
+from schemas.requests import Klass
 
 
 class Fetching:
@@ -53,6 +54,16 @@ class Fetching:
             model.window.use(event.klass, event.unused)
             self._turn.stir(event.model)
 
+    def to_look_at(self, now: float) -> list[tuple[Klass, ModelKey]]:
+        """The consumers to be asked now what they have left; notes that they are."""
+        return [
+            (klass, model.key)
+            for model in self._models
+            if self._may_reopen(model)
+            for klass, demand in model.demand.items()
+            if demand.wants_look(credit=model.window.credit(klass), now=now)
+        ]
+
     def seen(self, event: events.ConsumerSeen) -> None:
         """A consumer was looked at: one that is gone is made at once, one that is stuck is helped."""
         model = self._models.get(event.model)
@@ -61,6 +72,7 @@ class Fetching:
         if event.undelivered is None:
             self.gone(event.model)
             return
+        model.demand[event.klass].looked(event.undelivered, self._turn.now)
         remedy = model.watchdogs[event.klass].looked(
             undelivered=event.undelivered, credit=model.window.credit(event.klass), now=self._turn.now
         )

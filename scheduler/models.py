@@ -8,6 +8,7 @@ from math import inf
 
 import msgspec
 
+from scheduler.demand import Demand
 from scheduler.events import KnownModel
 from scheduler.watchdog import Watchdog
 from scheduler.window import Window
@@ -36,6 +37,7 @@ class Model:
     asked_at: float = -inf
     remembered_at: float = -inf
     watchdogs: dict[Klass, Watchdog] = field(default_factory=lambda: {klass: Watchdog() for klass in CLASSES})
+    demand: dict[Klass, Demand] = field(default_factory=lambda: {klass: Demand() for klass in CLASSES})
     counts_since: float = -inf
     """A consumer counts deliveries from its making: what is older may have been delivered by the one before."""
 
@@ -57,6 +59,23 @@ class Model:
         self.asked_at = -inf
         for watchdog in self.watchdogs.values():
             watchdog.reset()
+
+    def waiting(self) -> dict[str, int]:
+        """Requests that no worker has yet, by class: those at the broker and those in the window."""
+        counts = {
+            klass: demand.undelivered + self.window.waiting_of(klass) for klass, demand in self.demand.items()
+        }
+        return {klass: count for klass, count in counts.items() if count}
+
+    def waiting_age_s(self, now: float) -> float:
+        """How old the oldest of the counts in `waiting` is."""
+        return max(
+            demand.age_s(credit=self.window.credit(klass), now=now) for klass, demand in self.demand.items()
+        )
+
+    def taken(self) -> dict[str, int]:
+        """Requests that workers took since this scheduler leads, by class."""
+        return {klass: demand.taken for klass, demand in self.demand.items() if demand.taken}
 
     def is_worth_remembering(self, now: float) -> bool:
         """Whether it should be stored that it was seen; notes that it is."""
@@ -86,6 +105,10 @@ class Models:
     def window_of(self, key: ModelKey) -> Window:
         """The window of a model that something is held of: it is kept as long as that."""
         return self._models[key].window
+
+    def demand_of(self, key: ModelKey, klass: Klass) -> Demand:
+        """The demand of such a model, by class."""
+        return self._models[key].demand[klass]
 
     def see(self, card: ModelCard, at: float) -> Model | None:
         """A worker served `card` at `at`. None: there are too many models already."""

@@ -166,6 +166,8 @@ class Requests:
         """A worker answered an offer."""
         for held, answer in self.dispatcher.answered(event):
             if held.place == "offered":
+                if answer == "accepted":
+                    self._models.demand_of(held.model, held.klass).taken += 1
                 self._leave(held)
             else:
                 assert answer in ("full", "draining")

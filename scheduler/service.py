@@ -29,8 +29,8 @@ from schemas.requests import CLASSES, Klass, parse_meta
 STREAMS_INTERVAL_S = 0.5
 """As often as the leader's heartbeat carries it."""
 
-CONSUMERS_INTERVAL_S = 2.0
-"""How often each consumer is asked what it has left to deliver: some times before it counts as stuck."""
+CONSUMERS_INTERVAL_S = 0.2
+"""How often the core is asked which consumers to look at; it says how often each."""
 
 RESTORE_PAUSE_S = 0.5
 """Between two tries to bring streams back; a broker that recovers answers within a few."""
@@ -308,8 +308,8 @@ class SchedulerService:
 
     async def _poll_consumers(self) -> None:
         while True:
-            for model, consumers in list(self._consumers.items()):
-                for klass, consumer in consumers:
+            for klass, model in self._core.to_look_at(clock.now()):
+                for consumer in [one for of, one in self._consumers.get(model, ()) if of == klass]:
                     try:
                         undelivered = await self._js.undelivered(consumer.spec)
                     except (BrokerAway, BrokerRefused) as error:

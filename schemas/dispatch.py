@@ -105,7 +105,8 @@ class WorkReply(msgspec.Struct, frozen=True):
 class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model as the leader sees it; `seen_age_s` since a worker last pulled for it, `idle` workers run nothing.
 
-    `waiting` counts requests that no worker has yet, by class; `taken` those that workers took since the leader leads.
+    `waiting` counts requests that no worker has yet, by class; of those that came in the last `waiting_age_s` it may
+    miss some. `taken` counts those that workers took since the leader leads.
     """
 
     card: ModelCard
@@ -115,6 +116,7 @@ class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
     seen_age_s: float
     idle: int = 0
     waiting: dict[str, int] = {}
+    waiting_age_s: float = 0.0
     taken: dict[str, int] = {}
 
 
