@@ -156,7 +156,7 @@ class Requests:
 
     def cancel_over(self, name: Name) -> None:
         """A call for a cancel has come to its end."""
-        self._cancels.over(name)
+        self._cancels.over(name, self._turn.now)
 
     def start_cancels(self) -> None:
         """Begins as many of the cancels that wait as may be under way."""
@@ -261,7 +261,7 @@ class Requests:
             self._close(held, "error", "bad_request", event.meta.reason)
         elif len(held.body) > bytes_max:
             self._close(held, "error", "too_large", f"the request is larger than {bytes_max} bytes")
-        elif held.attempt > 1 or held.arrived < first_since or self._cancels.has(held.name):
+        elif held.attempt > 1 or held.arrived < first_since or self._cancels.has(held.name, self._turn.now):
             # A broker killed and started again has been seen counting deliveries from one, and a consumer made anew
             # does: what is older than the connection or the consumer is as good as delivered before.
             self._read(held)

@@ -86,6 +86,18 @@ def test_a_cancelled_request_that_is_delivered_before_its_deletion_is_no_first_d
     assert offered(world.deliver(2))
 
 
+def test_a_cancelled_request_that_its_deletion_overtakes_is_no_first_delivery(world: World) -> None:
+    world.pull("w1")
+    world.send(events.CancelHinted(TENANT, rid(1)))
+    world.send(events.CancelOver(TENANT, rid(1)))
+    assert one(events.ReadCtl, world.deliver(1)).rid == rid(1)
+    assert one(events.Ack, world.read(1, End(status="cancelled"))).ack == ack_of(1)
+    world.send(events.CancelHinted(TENANT, rid(2)))
+    world.send(events.CancelOver(TENANT, rid(2)))
+    world.wait(cancels.OVERTAKEN_S + 0.1)
+    assert offered(world.deliver(2)), "it was not deleted, and is new after all"
+
+
 def test_a_thousand_cancels_at_once_are_done_one_after_the_other(world: World) -> None:
     world.pull("w1", free=8)
     started = [
