@@ -20,6 +20,7 @@ from edge.accounts import Account
 from edge.dialect import Elapsed, Shape
 from edge.dialects import shape_of
 from edge.errors import OPENAI_ERRORS, ErrorStyle, Header, Problem, error_headers
+from edge.forecast.doorkeeper import Prospect
 from edge.gate import Settled
 from edge.reader import LogReader, LogSources
 from edge.readers import Leaving
@@ -27,6 +28,8 @@ from edge.relay import Broken, Ended, Tokens
 from schemas.ids import RequestId, TenantKey
 from schemas.output import End
 from schemas.requests import View
+
+HTTP_OK = 200
 
 CUT_AFTER_S = 1.0
 """A client that takes longer than this to take the last words of a failed answer does not read at all."""
@@ -78,6 +81,10 @@ class Ticket:
     errors: ErrorStyle = OPENAI_ERRORS
     headers: Sequence[Header] = ()
     """Of the answer, besides its own."""
+    prospect: Prospect | None = None
+    """Of a request that is new."""
+    comments: bool = True
+    """Whether a stream may tell in comment lines how long the request still waits."""
 
 
 class Answer(Response):
@@ -201,7 +208,9 @@ class Answer(Response):
         raise NotImplementedError
 
     async def _send_problem(self, send: Send, problem: Problem) -> None:
-        errors = self.ticket.errors
+        errors, prospect = self.ticket.errors, self.ticket.prospect
+        if prospect is not None:
+            problem = prospect.advise(problem)
         body = errors.body(problem, self.ticket.rid if self._exists else None)
         await self._start(send, errors.status(problem), error_headers(problem), body)
         await send({"type": "http.response.body", "body": body})
@@ -210,8 +219,16 @@ class Answer(Response):
         length = [] if body is None else [(b"content-length", b"%d" % len(body))]
         took_ms = round((self._loop.time() - self._begun_at) * 1e3)
         took = (b"openai-processing-ms", b"%d" % took_ms)
-        everything = [*headers, *length, *self._id_headers, took, *self.ticket.headers]
+        place = self._place_header() if status == HTTP_OK else []
+        everything = [*headers, *length, *self._id_headers, took, *place, *self.ticket.headers]
         await send({"type": "http.response.start", "status": status, "headers": everything})
+
+    def _place_header(self) -> list[Header]:
+        """How many requests are before this one now; 0: it runs. Of one that is not new and waits nobody knows."""
+        if self._reader.begun or self._reader.over:
+            return [(b"x-queue-position", b"0")]
+        prospect = self.ticket.prospect
+        return [] if prospect is None else [(b"x-queue-position", b"%d" % prospect.outlook().ahead)]
 
     @property
     def _elapsed(self) -> Elapsed | None:

@@ -11,7 +11,7 @@ from edge.readers import READER_BYTES_MAX, Action, Leaving, Readers, Tell
 from infra.bus import Bus
 from infra.logs import get_logger
 from schemas import subjects
-from schemas.dispatch import decode_edge_beat, encode
+from schemas.dispatch import EdgeBeat, decode_edge_beat, encode
 from schemas.ids import RequestId, TenantKey
 
 _log = get_logger("audience")
@@ -31,6 +31,8 @@ class Audience:
         farewell_s: float,
         cancel: Callable[[TenantKey, RequestId], None],
     ) -> None:
+        self.on_beat: Callable[[EdgeBeat], None] = lambda _beat: None
+        """Called with every edge's heartbeat, its own as well."""
         self._bus = bus
         self._answers_max = min(answers_max, bus.max_payload // READER_BYTES_MAX)
         self._cancel = cancel
@@ -99,6 +101,7 @@ class Audience:
             _log.warning("not an edge's heartbeat", error=str(error))
         else:
             self._readers.heard(beat)
+            self.on_beat(beat)
 
     def _on_timer(self) -> None:
         self._perform(self._readers.tick(self._loop.time()))

@@ -15,6 +15,7 @@ from edge.closer import Closer
 from edge.dialects import dialect_of, shape_of
 from edge.errors import OPENAI_ERRORS, ErrorStyle, Problem
 from edge.event_stream import EventStream
+from edge.forecast.doorkeeper import Prospect
 from edge.gate import Permit, Settled
 from edge.position import Position
 from edge.problem_response import ProblemResponse
@@ -86,14 +87,17 @@ class Desk:
         stream: bool | None = None,
         client_id: str = "",
         permit: Permit | None = None,
+        prospect: Prospect | None = None,
     ) -> Response:
         """The answer of one reader; it is served when it is called.
 
         `meta`: of the request's message; None once that has gone: then it has ended. `shared`: others may read it, too.
         `submit` is for a request that is new, and `account` the model it counts for; without it there is one already.
-        `seen`: see `EventStream`. `stream`: None for what the view says. `permit`: of a request that is new.
+        `seen`: see `EventStream`. `stream`: None for what the view says. `permit` and `prospect`: of a request that
+        is new.
         """
-        errors = dialect_of(view).errors
+        dialect = dialect_of(view)
+        errors = dialect.errors
         permit = permit or Permit()
         refusal = self.refusal()
         if refusal is not None:
@@ -114,6 +118,8 @@ class Desk:
             close=partial(self._close, tenant, rid),
             errors=errors,
             headers=permit.headers,
+            prospect=prospect,
+            comments=dialect.comments,
         )
         shape = shape_of(view, rid)
         if view.stream if stream is None else stream:

@@ -71,9 +71,10 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Dialect:
-    """`name` is what a View calls it."""
+    """`name` is what a View calls it. `comments`: its clients ignore comment lines in a stream."""
 
     name: str
     read: Callable[[bytes], Asked | Problem]
     shape: MakeShape
     errors: ErrorStyle
+    comments: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import ceil
 
 from starlette.types import Receive, Scope, Send
 
@@ -14,6 +15,9 @@ from edge.paths import stream_path
 from edge.position import Position, unseen
 from edge.reader import LogSources
 from edge.relay import Broken, Ended, Tokens
+
+PLACE_INTERVAL_S = 1.0
+"""How often a client that waits is told of its place, if it has changed."""
 
 _HEADERS: list[Header] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -50,14 +54,17 @@ class EventStream(Answer):
             self._loop.time(), head_wait_s=limits.head_wait_s, keep_alive_s=limits.keep_alive_s
         )
         self._pacer_timer: asyncio.TimerHandle | None = None
+        self._place_timer: asyncio.TimerHandle | None = None
+        self._told_place = b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._arm()
         try:
             await super().__call__(scope, receive, send)
         finally:
-            if self._pacer_timer is not None:
-                self._pacer_timer.cancel()
+            for timer in (self._pacer_timer, self._place_timer):
+                if timer is not None:
+                    timer.cancel()
 
     def fail(self, problem: Problem) -> None:
         if self._complete or self._problem is not None:
@@ -78,6 +85,7 @@ class EventStream(Answer):
                 opening = self._shape.opening()
                 seen = self._came_with
                 self._pending.insert(0, opening if seen is None else unseen(opening, seen))
+                self._tell_place()
                 await self._start(send, 200, _HEADERS, None)
             if self._pending or self._complete:
                 last = self._complete
@@ -147,6 +155,23 @@ class EventStream(Answer):
             # Counts as written: the writer does it at once, or is stuck in an earlier write.
             self._pacer.wrote(self._loop.time())
         self._arm()
+
+    def _tell_place(self) -> None:
+        """A comment as `KEEP_ALIVE`, and for the same reason without an empty line."""
+        prospect = self.ticket.prospect
+        if prospect is None or not self.ticket.comments:
+            return
+        if self._reader.begun or self._complete or self._problem is not None:
+            return
+        outlook = prospect.outlook()
+        eta = b"" if outlook.eta_s is None else b" eta=%d" % ceil(outlook.eta_s)
+        place = b": queued position=%d%b\n" % (outlook.ahead, eta)
+        # A client that does not read is not told either.
+        if place != self._told_place and not (self._told_place and self._pending):
+            self._told_place = place
+            self._push(place)
+            self._wake()
+        self._place_timer = self._loop.call_later(PLACE_INTERVAL_S, self._tell_place)
 
     def _arm(self) -> None:
         self._pacer_timer = self._loop.call_at(self._pacer.next_deadline(), self._on_pacer)

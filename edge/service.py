@@ -20,6 +20,8 @@ from edge.closer import Closer
 from edge.desk import Desk, refuse
 from edge.dialect import Asked, Dialect
 from edge.errors import Problem
+from edge.forecast.door import Door, DoorLimits
+from edge.forecast.doorkeeper import Doorkeeper
 from edge.gate import Entering, Gate
 from edge.images import Images, images_of
 from edge.images_walk import Remote
@@ -81,9 +83,13 @@ class Edge:
         self._publisher = Publisher(js, lookup, room, timeout_s=settings.publish_timeout_s)
         self._images = images or images_of(settings)
         self.access = Access()
-        self._gate = Gate([])
+        limits = DoorLimits(settings.queue_max, settings.queue_timeout_s, settings.edge_interval_s)
+        self._door = Door(name, limits)
+        self._doorkeeper = Doorkeeper(self._door, self.now)
+        self._gate = Gate([self._doorkeeper])
         self._closer = Closer(bus, js, log)
         self._desk = Desk(settings, bus, name, sources, self._closer)
+        self._desk.audience.on_beat = lambda beat: self._door.edge_heard(beat, self.now())
         self.requests = RequestsApi(settings, js, lookup, sources, self._closer, self.registry, self._desk)
 
     def start(self) -> None:
@@ -154,7 +160,10 @@ class Edge:
             return refuse(raw, arrival.rid, call.errors)
         permit = await self._gate.enter(Entering(call.caller, arrival, admitted, call.headers))
         if isinstance(permit, Problem):
-            return refuse(permit, arrival.rid, call.errors)
+            known = self._doorkeeper.refused(permit, admitted, call.headers)
+            return refuse(known, arrival.rid, call.errors)
+        prospect = self._doorkeeper.let_in(admitted, call.headers)
+        permit.settles.append(prospect.settle)
         view = admitted.meta.view
         assert view is not None, "an edge says how the output is to be shown"
         return self._desk.open(
@@ -169,6 +178,7 @@ class Edge:
             account=admitted.card.name,
             client_id=arrival.headers.get("x-request-id", ""),
             permit=permit,
+            prospect=prospect,
         )
 
     async def _known(
@@ -244,6 +254,7 @@ class Edge:
             _log.warning("not a leader's heartbeat", error=str(error))
             return
         self.registry.heard(leader, self.now())
+        self._door.leader_heard(leader, self.now())
         self._heard.set()
         if leader.term > self._term:
             self._term = leader.term

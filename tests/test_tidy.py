@@ -53,6 +53,7 @@ PURE = [
     "edge/admission.py",
     "edge/anthropic/*",
     "edge/errors.py",
+    "edge/forecast/*",
     "edge/idempotency.py",
     "edge/images_data.py",
     "edge/images_hosts.py",
