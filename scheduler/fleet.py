@@ -256,6 +256,7 @@ class Fleet:
             slots=sum(worker.pull.slots for worker in staying),
             free=sum(worker.credit for worker in staying),
             seen_age_s=round(seen_age_s, 3),
+            idle=sum(worker.is_empty for worker in staying),
         )
 
     def check(self) -> None:
