@@ -44,7 +44,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(dead_app, name="dead")
 
 # What people type; the name of the setting works as well.
-ALIASES = {"nats_url": "--connect", "store_dir": "--store"}
+ALIASES = {"nats_url": "--connect", "store_dir": "--store", "slots": "--max-concurrent-requests"}
 
 StoreOption = Annotated[Path | None, typer.Option("--store", help="Store directory of the `up` to ask.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]

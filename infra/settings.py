@@ -1,8 +1,8 @@
 """Every setting of every process: one flat, frozen struct, and the only place that reads the environment.
 
-Precedence: command line > `PENSTOCK_*` environment > `penstock.toml` in the working directory > defaults. An
-unknown or bad value stops the process at start with a `SettingsError` that names the setting, the value and
-where it came from: a typo must never run with a default.
+Precedence: command line > `PENSTOCK_*` environment > names of other servers there (`infra.setting_aliases`) >
+`penstock.toml` in the working directory > defaults. An unknown or bad value stops the process at start with a
+`SettingsError` that names the setting, the value and where it came from: a typo must never run with a default.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from annotated_types import Gt, Le
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
 from infra.api_settings import ApiSettings
+from infra.setting_aliases import Taken, taken_from
 from infra.setting_types import GIB, KIB, MIB, Bytes, Milliseconds, Port, Processes, Seconds
 
 ENV_PREFIX = "PENSTOCK_"
@@ -210,7 +212,13 @@ class Settings(ApiSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        aliased = {name: taken.value for name, taken in taken_from(os.environ).items()}
+        return (
+            init_settings,
+            env_settings,
+            InitSettingsSource(settings_cls, aliased),
+            TomlConfigSettingsSource(settings_cls),
+        )
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
@@ -272,11 +280,17 @@ def explain(cli: Mapping[str, object] | None = None) -> list[Explained]:
 def source_of(name: str, cli: Mapping[str, object] | None = None) -> str:
     """Where the value of a setting comes from:
 
-    "command line", "environment", "penstock.toml" or "default".
+    "command line", "environment", another server's variable by its name, "penstock.toml" or "default".
     """
     assert name in Settings.model_fields, name
     given = _given(cli or {})
     return given[name].source if name in given else "default"
+
+
+def aliases_taken(cli: Mapping[str, object] | None = None) -> dict[str, Taken]:
+    """The settings whose value comes from a variable of another server."""
+    taken = taken_from(os.environ)
+    return {name: one for name, one in taken.items() if source_of(name, cli) == one.variable}
 
 
 class HandedDown(NamedTuple):
@@ -332,6 +346,7 @@ class _Given(NamedTuple):
 def _given(cli: Mapping[str, object]) -> dict[str, _Given]:
     """All values that were given somewhere, by lower-case name; the strongest source wins."""
     given = {name: _Given(value, TOML_FILE) for name, value in _toml().items()}
+    given |= {name: _Given(taken.written, taken.variable) for name, taken in taken_from(os.environ).items()}
     for variable, value in os.environ.items():
         if variable.upper().startswith(ENV_PREFIX):
             given[variable[len(ENV_PREFIX) :].lower()] = _Given(value, "environment")
@@ -351,11 +366,15 @@ def _origin(name: str, given: Mapping[str, _Given]) -> str:
     """A given value as its author wrote it: `PENSTOCK_PORT='x'` (environment)."""
     value, source = given[name]
     value = REDACTED if _is_secret(name, "") else value
-    written = {
-        "environment": f"{ENV_PREFIX}{name.upper()}={value!r}",
-        "command line": f"--{name.replace('_', '-')} {value}",
-        TOML_FILE: f"{name} = {value!r}",
-    }[source]
+    match source:
+        case "environment":
+            written = f"{ENV_PREFIX}{name.upper()}={value!r}"
+        case "command line":
+            written = f"--{name.replace('_', '-')} {value}"
+        case str() if source == TOML_FILE:
+            written = f"{name} = {value!r}"
+        case variable:
+            written, source = f"{variable}={value!r}", "environment"
     return f"{redact(written)} ({source})"
 
 

@@ -30,7 +30,7 @@ from infra.broker import BrokerPlan, is_healthy, plan_broker
 from infra.child_logs import ChildLogs
 from infra.engine_choice import EngineChoice, ask_worker
 from infra.logs import configure_logs, get_logger, is_pretty
-from infra.settings import Settings, hand_down, load_settings, redact, source_of
+from infra.settings import Settings, aliases_taken, hand_down, load_settings, redact, source_of
 from infra.store import ProcessState, StoreState, lock_store, remove_state, write_state
 from infra.supervisor import Role, SupervisorCore
 from infra.tether import tethered
@@ -67,6 +67,7 @@ def run_up(cli: Mapping[str, str]) -> int:
         broker = plan_broker(settings) if embedded else None
         with reserve_port(settings.host, settings.port) as reserved:
             choice = choose_engine(settings, cli)
+            _say_aliases(settings, cli)
             _say(choice, settings)
             up = _Up(settings, cli, broker, choice, port=reserved.getsockname()[1])
             return asyncio.run(up.run())
@@ -276,6 +277,17 @@ def _say(choice: EngineChoice, settings: Settings) -> None:
     if not is_pretty(settings):
         log.info("engine chosen", engine=choice.engine, model=choice.model, why=choice.line)
     Console(highlight=False).print(f"[bold]penstock[/] runs {escape(choice.line)}", soft_wrap=True)
+
+
+def _say_aliases(settings: Settings, cli: Mapping[str, str]) -> None:
+    """A variable of another server's name may have been meant for that one."""
+    taken = {one.variable: name for name, one in aliases_taken(cli).items()}
+    if not taken:
+        return
+    if not is_pretty(settings):
+        log.info("took variables of other servers", **taken)
+    line = ", ".join(f"{variable} as {name}" for variable, name in taken.items())
+    Console(highlight=False).print(f"[bold]penstock[/] takes {line}, from the environment", soft_wrap=True)
 
 
 def _print_banner(
