@@ -83,7 +83,14 @@ def admit(
     if registry.output_is_full:
         return Problem("output_full", "there is no room for more output: try again later")
     traceparent = arrival.headers.get("traceparent", "")
-    view = View(arrival.dialect, name_asked(card, body.model), arrival.at, body.streams, body.include_usage)
+    view = View(
+        arrival.dialect,
+        name_asked(card, body.model),
+        arrival.at,
+        body.streams,
+        body.include_usage,
+        body.given_id,
+    )
     meta = RequestMeta(
         max_tokens=max_tokens,
         cost=min(len(arrival.raw) // BYTES_PER_TOKEN + max_tokens * body.choices, COST_MAX),

@@ -22,6 +22,7 @@ from edge.dialects import shape_of
 from edge.errors import OPENAI_ERRORS, ErrorStyle, Header, Problem, error_headers
 from edge.forecast.doorkeeper import Prospect
 from edge.gate import Settled
+from edge.measures import measured
 from edge.reader import LogReader, LogSources
 from edge.readers import Leaving
 from edge.relay import Broken, Ended, Tokens
@@ -147,7 +148,7 @@ class Answer(Response):
                 timer.cancel()
             self._reader.close()
             if account is not None:
-                account.ended(self._problem, self._offset, self._loop.time(), left=self._gone)
+                self._count(account)
             over = self._settled or self._reader.over
             why: Leaving = "over" if over else "sent_away" if self._sent_away else "left"
             outcome: Outcome = "left" if self._gone else "failed" if self._problem else "answered"
@@ -238,6 +239,20 @@ class Answer(Response):
         first_at = self._first_token_at
         first_s = None if first_at is None else first_at - self._begun_at
         return Elapsed(first_s, self._loop.time() - self._begun_at)
+
+    def _count(self, account: Account) -> None:
+        problem, end = self._problem, self._end
+        tokens = self._offset if end is None or end.n is None else end.n
+        took = None if end is None else measured(end, tokens, self._elapsed)
+        first_ms = None if took is None else took.first_token_ms
+        account.ended(
+            problem,
+            200 if problem is None else self.ticket.errors.status(problem),
+            tokens,
+            self._loop.time(),
+            first_token_s=None if first_ms is None else first_ms / 1e3,
+            left=self._gone,
+        )
 
     async def _sleep(self) -> None:
         """Until the next `_wake`."""

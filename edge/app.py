@@ -13,13 +13,13 @@ from starlette.types import Receive, Scope, Send
 from edge.anthropic.endpoints import PATH as ANTHROPIC_PATH
 from edge.anthropic.errors import ANTHROPIC_ERRORS
 from edge.call import Call
+from edge.compat import probes
 from edge.desk import refuse
 from edge.endpoint import Endpoint
 from edge.endpoints import endpoints
 from edge.errors import OPENAI_ERRORS, Problem
 from edge.problem_response import ProblemResponse
 from edge.service import Edge
-from infra import telemetry
 
 JSON = "application/json"
 UNEXPECTED = Problem("internal", "something went wrong on our side")
@@ -117,15 +117,7 @@ def _add_probes(app: FastAPI, edge: Edge) -> None:
         ready = edge.ready
         return _json({"ready": ready}, 200 if ready else 503)
 
-    @app.get("/health", response_class=Response)
-    async def health() -> Response:
-        state = edge.registry.health(edge.now(), connected=edge.bus.connected)
-        return _json(state, 200 if state.status in ("ok", "degraded") else 503)
-
-    @app.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        page, content_type = telemetry.exposition()
-        return Response(page, media_type=content_type)
+    probes.add(app, edge)
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -36,7 +36,7 @@ _log = get_logger("edge")
 
 def refuse(problem: Problem, rid: RequestId | None = None, errors: ErrorStyle = OPENAI_ERRORS) -> Response:
     """The answer to a request that is turned away, counted."""
-    refused(problem)
+    refused(problem, errors.status(problem))
     return ProblemResponse(problem, rid, errors)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge.anthropic.dialects import MESSAGE, TOKEN_COUNT
+from edge.compat.generate import GENERATE
+from edge.compat.predict import PREDICT
+from edge.compat.v1_generate import EVENTS
 from edge.dialect import Asked, Dialect, Shape
 from edge.errors import OPENAI_ERRORS, Problem
 from edge.openai_bodies import Body, decode_chat, decode_completion, decode_embedding
@@ -30,7 +33,8 @@ CHAT = Dialect("chat", _unchanged(decode_chat), ChatShape, OPENAI_ERRORS)
 COMPLETION = Dialect("completion", _unchanged(decode_completion), CompletionShape, OPENAI_ERRORS)
 EMBEDDING = Dialect("embedding", _unchanged(decode_embedding), EmbeddingShape, OPENAI_ERRORS)
 
-_BY_NAME = {dialect.name: dialect for dialect in (CHAT, COMPLETION, EMBEDDING, MESSAGE, TOKEN_COUNT)}
+_ALL = (CHAT, COMPLETION, EMBEDDING, MESSAGE, TOKEN_COUNT, PREDICT, GENERATE, EVENTS)
+_BY_NAME = {dialect.name: dialect for dialect in _ALL}
 
 
 def dialect_of(view: View) -> Dialect:
@@ -39,8 +43,9 @@ def dialect_of(view: View) -> Dialect:
 
 
 def shape_of(view: View, rid: str) -> Shape:
-    """The shape its client asked for."""
-    return dialect_of(view).shape(rid, view.model, view.created, include_usage=view.include_usage)
+    """The shape its client asked for, under the id that the client knows the request by."""
+    name = view.given_id or rid
+    return dialect_of(view).shape(name, view.model, view.created, include_usage=view.include_usage)
 
 
 def told_choices(end: End) -> list[Choice] | None:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from edge import models_api
 from edge.anthropic import endpoints as anthropic_api
 from edge.call import Call
+from edge.compat import endpoints as compat
 from edge.dialect import Dialect
 from edge.dialects import CHAT, COMPLETION, EMBEDDING
 from edge.endpoint import Endpoint
@@ -43,6 +44,7 @@ def endpoints(edge: Edge) -> list[Endpoint]:
         *anthropic_api.endpoints(edge, GENERATION_PROBLEMS),
         *models_api.endpoints(edge),
         *_requests(edge),
+        *compat.endpoints(edge, GENERATION_PROBLEMS),
     ]
 
 

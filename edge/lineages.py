@@ -68,6 +68,13 @@ class Lineages:
         except TimeoutError:
             return Problem("broker_away", "the broker is away; the request was not stored")
 
+    async def newest(self, tenant: TenantKey, key: str) -> RequestId | None:
+        """The newest request of a key; None: it has none (any more). Raises BrokerAway, and ValueError as `resolve`."""
+        rids = rids_of(await self._shared_secret(), tenant, key)
+        generations = await asyncio.gather(*[self._lookup.find(tenant, rid) for rid in rids])
+        known = [rid for rid, found in zip(rids, generations, strict=True) if found is not None]
+        return known[-1] if known else None
+
     async def _resolve_patiently(self, tenant: TenantKey, key: str, fingerprint: str) -> Resolved | Problem:
         with self._room.stay() as stay:
             while True:

@@ -62,6 +62,11 @@ class Body(msgspec.Struct, kw_only=True):
         """Whether a usage chunk ends the stream."""
         return False
 
+    @property
+    def given_id(self) -> str:
+        """What the client itself calls the request; empty: nothing."""
+        return ""
+
 
 class GenerationBody(Body, kw_only=True):
     """What chats and completions share."""
@@ -128,7 +133,7 @@ _chat = msgspec.json.Decoder(ChatBody)
 _completion = msgspec.json.Decoder(CompletionBody)
 _embedding = msgspec.json.Decoder(EmbeddingBody)
 
-_B = TypeVar("_B", bound=Body)
+_S = TypeVar("_S", bound=msgspec.Struct)
 _G = TypeVar("_G", bound=GenerationBody)
 _AT = re.compile(r"at `\$\.(\w+)")
 _MISSING = re.compile(r"required field `(\w+)`")
@@ -166,7 +171,7 @@ def decode_completion(data: bytes) -> CompletionBody | Problem:
 
 def decode_embedding(data: bytes) -> EmbeddingBody | Problem:
     """An embeddings body, or what is wrong with it."""
-    body = _decode(_embedding, data)
+    body = decode_as(_embedding, data)
     if isinstance(body, Problem):
         return body
     if body.messages is not None:
@@ -192,7 +197,8 @@ def _are_texts(given: str | list[Any]) -> bool:
     return bool(given) and 0 < prompts_in(given) <= INPUTS_MAX
 
 
-def _decode(decoder: msgspec.json.Decoder[_B], data: bytes) -> _B | Problem:
+def decode_as(decoder: msgspec.json.Decoder[_S], data: bytes) -> _S | Problem:
+    """A body of any kind, or what is wrong with it."""
     try:
         body = decoder.decode(data)
     except msgspec.ValidationError as error:
@@ -205,7 +211,7 @@ def _decode(decoder: msgspec.json.Decoder[_B], data: bytes) -> _B | Problem:
 
 
 def _decode_generation(decoder: msgspec.json.Decoder[_G], data: bytes) -> _G | Problem:
-    body = _decode(decoder, data)
+    body = decode_as(decoder, data)
     if isinstance(body, GenerationBody) and body.stream_options is not None and not body.streams:
         return Problem("bad_request", "stream_options needs stream to be true", "stream_options")
     return body

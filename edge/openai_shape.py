@@ -1,6 +1,6 @@
 """What OpenAI's shapes of generated output share, as ready bytes: what never changes is encoded once per request. Pure.
 
-Names beyond OpenAI's own are vLLM's: `reasoning`, `stop_reason`.
+Names beyond OpenAI's own are vLLM's: `reasoning`, `stop_reason`; and ours: `stats` in the chunk that tells the usage.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 
 from edge.dialect import KEEP_ALIVE, Elapsed
 from edge.errors import DONE, Problem, error_frame
+from edge.measures import measured, tokens_of
 from edge.relay import Tokens
 from schemas.choices import Choice
 from schemas.output import Delta, End, TokenLogprob
@@ -65,7 +66,9 @@ class OpenAIShape(ABC):
         ]
         if self._include_usage:
             usage = encode(_usage_of(end, offset))
-            frames.append(b'id: %d-%d\n%b],"usage":%b}\n\n' % (offset + 1, len(finishes), self._chunk, usage))
+            stats = _stats_of(end, offset, elapsed)
+            place = (offset + 1, len(finishes))
+            frames.append(b'id: %d-%d\n%b],"usage":%b%b}\n\n' % (*place, self._chunk, usage, stats))
         return b"".join([*frames, DONE])
 
     def failing(self, problem: Problem, rid: str) -> bytes:
@@ -129,3 +132,10 @@ def _usage_of(end: End, offset: int) -> dict[str, Any]:
     if told is not None and told.reasoning_tokens is not None:
         usage["completion_tokens_details"] = {"reasoning_tokens": told.reasoning_tokens}
     return usage
+
+
+def _stats_of(end: End, offset: int, elapsed: Elapsed | None) -> bytes:
+    """A further field of the usage chunk, where anybody knows what the answer took."""
+    tokens = tokens_of(end, offset)
+    took = measured(end, tokens, elapsed)
+    return b"" if took is None else b',"stats":' + encode({"completion_tokens": tokens, **took._asdict()})

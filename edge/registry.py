@@ -11,7 +11,7 @@ import msgspec
 
 from edge.errors import Problem
 from schemas.dispatch import Leader, ModelCard
-from schemas.health import Health, ModelHealth
+from schemas.health import Health, HealthStatus, ModelHealth, QueueStats, WorkersHealth
 from schemas.ids import model_key
 from schemas.streams import OUTPUT_REFUSE_AT
 
@@ -27,6 +27,7 @@ class _Known(msgspec.Struct, frozen=True):
     workers: int
     slots: int
     free: int
+    idle: int
     seen_at: float
 
 
@@ -51,13 +52,15 @@ class Registry:
         self._term, self._heard_at, self._queue_depth = leader.term, now, leader.queue_depth
         self._output_used = leader.output_used
         told = {
-            state.card.key: _Known(state.card, state.workers, state.slots, state.free, now - state.seen_age_s)
+            state.card.key: _Known(
+                state.card, state.workers, state.slots, state.free, state.idle, now - state.seen_age_s
+            )
             for state in leader.models
         }
         # A new leader knows only who has pulled since; what the old one knew is remembered as gone.
         for key, known in self._known.items():
             if key not in told:
-                told[key] = _Known(known.card, 0, 0, 0, known.seen_at)
+                told[key] = _Known(known.card, 0, 0, 0, 0, known.seen_at)
         newest = sorted(told, key=lambda key: told[key].seen_at, reverse=True)[:MODELS_MAX]
         self._known = {key: told[key] for key in newest}
         # Of two models with an adapter of one name the one that was seen last serves it.
@@ -98,18 +101,42 @@ class Registry:
 
     def health(self, now: float, *, connected: bool) -> Health:
         """`connected`: whether this edge reaches the broker."""
-        models = [
+        models = sorted(self.models(), key=lambda model: model.id)
+        stats = self.queue_stats()
+        status: HealthStatus = "ok"
+        detail = ""
+        if not connected:
+            status, detail = "down", "broker"
+        elif self._heard_at is None:
+            status, detail = "starting", "no_scheduler"
+        elif not self.has_live_worker():
+            status, detail = "down" if self._known else "starting", "no_workers"
+        elif self._silent(now):
+            status, detail = "degraded", "no_scheduler"
+        workers = WorkersHealth(stats.idle_workers, stats.busy_workers, stats.total_workers)
+        return Health(
+            status,
+            stats.pending_requests,
+            models,
+            models[0].id if models else None,
+            stats.processing_requests,
+            workers,
+            detail,
+        )
+
+    def models(self) -> list[ModelHealth]:
+        """All that are known."""
+        return [
             ModelHealth(known.card.name, known.workers, known.slots, known.free)
             for known in self._known.values()
         ]
-        status: Literal["ok", "degraded", "starting", "down"] = "ok"
-        if not connected:
-            status = "down"
-        elif self._heard_at is None:
-            status = "starting"
-        elif self._silent(now) or not self.has_live_worker():
-            status = "degraded"
-        return Health(status, self._queue_depth, sorted(models, key=lambda model: model.id))
+
+    def queue_stats(self) -> QueueStats:
+        """What waits and runs, by the newest heartbeat."""
+        known = self._known.values()
+        running = min(sum(one.slots - one.free for one in known), self._queue_depth)
+        idle, total = sum(one.idle for one in known), sum(one.workers for one in known)
+        return QueueStats(self._queue_depth - running, running, idle, total - idle, total)
 
     def _queued_for(self, known: _Known, now: float) -> bool:
         waits = self._cold_start == "queue" and now - known.seen_at <= self._model_seen_s

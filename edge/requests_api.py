@@ -15,7 +15,7 @@ from edge.closer import Closer
 from edge.desk import Desk
 from edge.errors import Problem
 from edge.lookup import Found, Lookup
-from edge.pages import page_of
+from edge.pages import Page, page_of
 from edge.position import position_asked
 from edge.problem_response import ProblemResponse
 from edge.reader import LogSources
@@ -87,12 +87,13 @@ class RequestsApi:
 
     async def show(self, tenant: TenantKey, rid: str) -> Response:
         """How it stands."""
+        page = await self.page(tenant, rid)
+        return ProblemResponse(page) if isinstance(page, Problem) else _shown(page)
+
+    async def page(self, tenant: TenantKey, rid: str) -> Page | Problem:
+        """How it stands, for who shows it in another way."""
         found = await self._find(tenant, rid)
-        return (
-            ProblemResponse(found)
-            if isinstance(found, Problem)
-            else await self._page(tenant, RequestId(rid), found)
-        )
+        return found if isinstance(found, Problem) else await self._page(tenant, RequestId(rid), found)
 
     async def cancel(self, tenant: TenantKey, rid: str) -> Response:
         """Ends it, unless it has ended; then how it stands. Nothing is stored of it after the answer."""
@@ -109,7 +110,8 @@ class RequestsApi:
                     Problem("output_full", "there is no room for the end of the request now")
                 )
             found = replace(found, ctl=last)
-        return await self._page(tenant, RequestId(rid), found)
+        page = await self._page(tenant, RequestId(rid), found)
+        return ProblemResponse(page, rid) if isinstance(page, Problem) else _shown(page)
 
     def _grace(self, headers: Mapping[str, str], found: Found) -> float | Problem | None:
         """What a reader's leaving means: what it says itself, else what the request says, so that a reader that only
@@ -157,17 +159,14 @@ class RequestsApi:
             else int(msgspec.convert(stored_at.decode(), datetime).timestamp()),
         )
 
-    async def _page(self, tenant: TenantKey, rid: RequestId, found: Found) -> Response:
+    async def _page(self, tenant: TenantKey, rid: RequestId, found: Found) -> Page | Problem:
         try:
             entries = [] if found.ctl is None else await self._entries(tenant, rid, found.ctl)
         except BrokerAway:
-            return ProblemResponse(_away())
+            return _away()
         except ValueError:
-            return ProblemResponse(LOST)
-        page = page_of(rid, found.view, entries)
-        if isinstance(page, Problem):
-            return ProblemResponse(page, rid)
-        return Response(msgspec.json.encode(page), media_type="application/json")
+            return LOST
+        return page_of(rid, found.view, entries)
 
     async def _entries(self, tenant: TenantKey, rid: RequestId, known: Entry) -> list[Entry]:
         """The log, at least up to a record that is known to be there: any replica may answer."""
@@ -178,6 +177,10 @@ class RequestsApi:
                 return entries
             await asyncio.sleep(READ_RETRY_WAIT_S)
         raise BrokerAway(f"no replica has record {known.seq} of {rid} yet")
+
+
+def _shown(page: Page) -> Response:
+    return Response(msgspec.json.encode(page), media_type="application/json")
 
 
 def _away() -> Problem:

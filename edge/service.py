@@ -48,8 +48,8 @@ _log = get_logger("edge")
 
 
 class Edge:
-    """`name` is this process's id; `fail` ends the process. `requests` finds requests by their rid. `images`: None
-    for what the settings say."""
+    """`name` is this process's id; `fail` ends the process. `requests` finds requests by their rid, `lineages` by their
+    idempotency key. `images`: None for what the settings say."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Edge:
         )
         lookup = Lookup(js, log)
         room = WaitingRoom(bus, places=settings.edge_pending_max)
-        self._lineages = Lineages(js, lookup, room, timeout_s=settings.publish_timeout_s)
+        self.lineages = Lineages(js, lookup, room, timeout_s=settings.publish_timeout_s)
         self._publisher = Publisher(js, lookup, room, timeout_s=settings.publish_timeout_s)
         self._images = images or images_of(settings)
         self.access = Access()
@@ -187,7 +187,7 @@ class Edge:
         """The response if the key stands for a request that is there, else the rid it gives to a new one. Only the
         former goes on where the client was: a new run is another text."""
         try:
-            resolved = await self._lineages.resolve(arrival.tenant, key, arrival.fingerprint)
+            resolved = await self.lineages.resolve(arrival.tenant, key, arrival.fingerprint)
         except ValueError:
             return refuse(LOST, arrival.rid, call.errors)
         if isinstance(resolved, Problem):

@@ -20,13 +20,15 @@ class StatusError(Exception):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What `status --json` prints. Without an answer from an edge `health` is "down" and the rest unknown."""
+    """What `status --json` prints: `queue_depth` requests wait, `active_requests` run. Without an answer from an edge
+    `health` is "down" and the rest unknown."""
 
     url: str
     health: str
     processes: list[ProcessState]
     models: list[ModelHealth]
     queue_depth: int | None
+    active_requests: int | None
 
 
 def collect_status(store_dir: Path) -> Status:
@@ -41,8 +43,10 @@ def collect_status(store_dir: Path) -> Status:
         raise StatusError(f"nothing runs in {store_dir} any more: its `penstock up` was killed")
     health = _ask_edge(state.url)
     if health is None:
-        return Status(state.url, "down", processes, [], None)
-    return Status(state.url, health.status, processes, health.models, health.queue_depth)
+        return Status(state.url, "down", processes, [], None, None)
+    return Status(
+        state.url, health.status, processes, health.models, health.queue_depth, health.active_requests
+    )
 
 
 def print_status(status: Status, *, as_json: bool) -> None:
@@ -51,8 +55,10 @@ def print_status(status: Status, *, as_json: bool) -> None:
         print(msgspec.json.encode(status).decode())
         return
     console = Console()
-    waiting = "unknown" if status.queue_depth is None else str(status.queue_depth)
-    console.print(f"{status.url}  {status.health}, requests waiting or running: {waiting}", highlight=False)
+    requests = "requests unknown"
+    if status.queue_depth is not None:
+        requests = f"{status.queue_depth} requests wait, {status.active_requests} run"
+    console.print(f"{status.url}  {status.health}, {requests}", highlight=False)
     processes = Table("role", "id", "pid", "ready", box=None, header_style="bold")
     for process in status.processes:
         processes.add_row(process.role, process.id, str(process.pid), "yes" if process.ready else "not yet")

@@ -57,6 +57,17 @@ REPLAYS = Counter(
 )
 FAILURES = Counter("penstock_failures", "Requests that ended not ok, by reason.", ["model", "reason"])
 
+QUEUE_DEPTH = Gauge("penstock_queue_depth", "Requests that wait for a worker, by the leader's last word.")
+RUNNING_REQUESTS = Gauge("penstock_running_requests", "Requests that workers run, likewise.")
+WORKERS = Gauge("penstock_workers", "Live workers, by whether they run anything.", ["state"])
+SLOTS = Gauge("penstock_slots", "Requests that live workers can run at the same time.", ["model"])
+FREE_SLOTS = Gauge("penstock_free_slots", "Slots that can take a request.", ["model"])
+REQUEST_DURATION_QUANTILE = Gauge(
+    "penstock_request_duration_quantile_seconds",
+    "Of this edge's latest answers, exactly: 0.5, 0.95 and 0.99.",
+    ["quantile"],
+)
+
 
 def exposition() -> tuple[bytes, str]:
     """The page of `/metrics` and its content type."""

@@ -47,8 +47,9 @@ def prompts_in(given: str | list[Any]) -> int:
 class View(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the client that asked wants to see the output: whoever reads it later, at any edge, is shown the same.
 
-    `dialect` is "chat", "completion" or "embedding". `model` is the name the client knows, `created` is in Unix
-    seconds; `include_usage`: a usage chunk ends the stream.
+    `dialect` is "chat", "completion", "embedding" or another that edges know. `model` is the name the client knows,
+    `created` is in Unix seconds; `include_usage`: a usage chunk ends the stream. `given_id` is what the client itself
+    calls the request, where its dialect lets it.
     """
 
     dialect: str = "chat"
@@ -56,6 +57,7 @@ class View(msgspec.Struct, frozen=True, omit_defaults=True):
     created: int = 0
     stream: bool = True
     include_usage: bool = False
+    given_id: str = ""
 
 
 class RequestMeta(msgspec.Struct, frozen=True, omit_defaults=True):

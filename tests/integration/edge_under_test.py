@@ -112,7 +112,7 @@ class Backend:
         self.bus = bus
         self.js = JetStream(bus)
         self.log = OutputLog(self.js)
-        self.models = [ModelState(card(), 1, 4, 4, 0.0)]
+        self.models = [ModelState(card(), 1, 4, 4, 0.0, idle=1)]
         self.hints: list[RequestId] = []
         self.beats: list[EdgeBeat] = []
         self.arrivals = 0

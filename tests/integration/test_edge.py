@@ -250,12 +250,17 @@ async def test_probes(world: World) -> None:
             "status": "ok",
             "queue_depth": 7,
             "models": [{"id": MODEL, "workers": 1, "slots": 4, "free": 4}],
+            "model": MODEL,
+            "active_requests": 0,
+            "workers": {"idle": 1, "busy": 0, "total": 1},
+            "detail": "",
         }
         assert "# TYPE " in (await http.get("/metrics")).text
         world.backend.models = [ModelState(card(), 0, 0, 0, 30.0)]
         await until(lambda: not world.edge.ready)
         assert (await http.get("/readyz")).status_code == 503
-        assert (await http.get("/health")).json()["status"] == "degraded"
+        gone = await http.get("/health")
+        assert (gone.status_code, gone.json()["status"], gone.json()["detail"]) == (503, "down", "no_workers")
 
 
 async def refused(world: World, **request: Any) -> tuple[int, dict[str, Any]]:

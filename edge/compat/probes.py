@@ -1,0 +1,102 @@
+"""What is asked by whoever watches an edge, without a key: `/health`, `/healthz` and `/metrics`."""
+
+from __future__ import annotations
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+
+from edge.accounts import RECENT
+from edge.compat.styles import EVENT_ERRORS
+from edge.errors import Problem
+from edge.problem_response import ProblemResponse
+from edge.recent import Recent, Spread
+from edge.service import Edge
+from infra import telemetry
+
+JSON = "application/json"
+
+
+class Milliseconds(msgspec.Struct):
+    """Of the latest answers."""
+
+    avg: float
+    p50: float
+    p95: float
+    p99: float
+
+
+class Numbers(msgspec.Struct):
+    """`/metrics` as JSON: this edge's counts since its start, and what its latest answers took. `queue_depth` is the
+    whole system's."""
+
+    request_count: int
+    active_requests: int
+    queue_depth: int
+    total_tokens_generated: int
+    error_count: int
+    ttft_ms: Milliseconds
+    total_time_ms: Milliseconds
+    tokens_per_second: float
+
+
+def add(app: FastAPI, edge: Edge) -> None:
+    """Adds them."""
+
+    @app.get("/health", response_class=Response)
+    async def health() -> Response:
+        state = edge.registry.health(edge.now(), connected=edge.bus.connected)
+        return _json(state, 200 if state.serves else 503)
+
+    @app.get("/healthz", response_class=Response)
+    async def healthz() -> Response:
+        if edge.bus.connected:
+            return _json({"status": "ok"})
+        return ProblemResponse(Problem("broker_away", "the broker is away"), errors=EVENT_ERRORS)
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics(request: Request) -> Response:
+        if JSON in request.headers.get("accept", ""):
+            return _json(numbers_of(RECENT, edge.registry.queue_stats().pending_requests))
+        _measure(edge)
+        page, content_type = telemetry.exposition()
+        return Response(page, media_type=content_type)
+
+
+def numbers_of(recent: Recent, queue_depth: int) -> Numbers:
+    """The counts and percentiles of `recent`."""
+    return Numbers(
+        request_count=recent.requests,
+        active_requests=recent.open,
+        queue_depth=queue_depth,
+        total_tokens_generated=recent.tokens,
+        error_count=recent.errors,
+        ttft_ms=_milliseconds(recent.first_token_s()),
+        total_time_ms=_milliseconds(recent.total_s()),
+        tokens_per_second=round(recent.tokens_per_second(), 3),
+    )
+
+
+def _measure(edge: Edge) -> None:
+    """Sets what is known, not counted."""
+    stats = edge.registry.queue_stats()
+    telemetry.QUEUE_DEPTH.set(stats.pending_requests)
+    telemetry.RUNNING_REQUESTS.set(stats.processing_requests)
+    telemetry.WORKERS.labels("idle").set(stats.idle_workers)
+    telemetry.WORKERS.labels("busy").set(stats.busy_workers)
+    # A model that is forgotten is told of no more.
+    telemetry.SLOTS.clear()
+    telemetry.FREE_SLOTS.clear()
+    for model in edge.registry.models():
+        telemetry.SLOTS.labels(model.id).set(model.slots)
+        telemetry.FREE_SLOTS.labels(model.id).set(model.free)
+    took = RECENT.total_s()
+    for quantile, seconds in (("0.5", took.p50), ("0.95", took.p95), ("0.99", took.p99)):
+        telemetry.REQUEST_DURATION_QUANTILE.labels(quantile).set(seconds)
+
+
+def _milliseconds(spread: Spread) -> Milliseconds:
+    return Milliseconds(*[round(seconds * 1e3, 3) for seconds in spread])
+
+
+def _json(body: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type=JSON)
