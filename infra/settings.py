@@ -189,6 +189,9 @@ class Settings(ApiSettings):
     append_timeout_s: Seconds = Field(
         1.0, description="An unanswered append is sent again, byte for byte, after this."
     )
+    worker_metrics_port: Port = Field(
+        0, description="A worker shows its metrics on the first free port from this one on; 0: nowhere."
+    )
     step_s_max: Seconds = Field(10, description="An engine without a step for this long counts as hung.")
 
     drain: Literal["finish", "handoff"] = Field(

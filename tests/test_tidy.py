@@ -87,6 +87,7 @@ SHELLS = [
     "scheduler/leadership.py",
     "scheduler/service.py",
     "workers/__main__.py",
+    "workers/metrics.py",
     "workers/service.py",
     "workers/engines/base.py",
     "workers/engines/diagnosis.py",

@@ -19,6 +19,7 @@ from schemas.errors import BrokerAway, BrokerRefused, PenstockError
 from schemas.ids import model_key
 from schemas.output import Tok
 from schemas.streams import OUTPUT
+from workers import metrics
 from workers.core import WorkerCore
 from workers.engines.base import Capabilities, Engine
 from workers.engines.registry import make_engine
@@ -113,6 +114,9 @@ class WorkerService:
             return
         limits = _limits(settings, settings.slots or can.slots)
         self._core = WorkerCore(self._worker_id, _card(settings.model, can), can, limits)
+        if settings.worker_metrics_port:
+            port = metrics.serve_metrics(settings.host, settings.worker_metrics_port)
+            log.info("metrics", url=f"http://{settings.host}:{port}/metrics")
         log.info("engine started", engine=can.engine, revision=can.revision, slots=limits.slots)
         self._context.spawn(self._watch_engine(), "engine")
         if await self._output_is_there():
@@ -242,6 +246,8 @@ class WorkerService:
             case Settled():
                 say = log.debug if action.outcome == "ended" else log.info
                 say("settled", rid=_rid(action.key), outcome=action.outcome, tokens=action.tokens)
+                metrics.SETTLED.labels(action.outcome).inc()
+                metrics.TOKENS.inc(action.tokens)
                 self._note_drained()
 
     def _publish(self, action: Publish) -> None:
@@ -305,6 +311,7 @@ class WorkerService:
         except ValueError as error:
             log.error("a batch that cannot be read", error=str(error))
             return
+        metrics.BATCH_SIZE.observe(len(work.items))
         self._feed(Offered(work, reply))
 
     def _on_leader(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:

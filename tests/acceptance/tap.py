@@ -32,9 +32,14 @@ def stream_messages(nats_url: str, stream: str) -> int:
     return asyncio.run(ask())
 
 
+def output_records(nats_url: str) -> list[Stored]:
+    """Every record in OUTPUT, in stream order."""
+    return asyncio.run(_read_output(nats_url))
+
+
 def output_logs(nats_url: str) -> dict[str, Log]:
     """Every log in OUTPUT, by rid, read in stream order by an ordered consumer."""
-    return logs_of(asyncio.run(_read_output(nats_url)))
+    return logs_of(output_records(nats_url))
 
 
 def assert_clean(nats_url: str, rids: Iterable[str]) -> dict[str, Log]:
