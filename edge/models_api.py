@@ -1,4 +1,4 @@
-"""`/v1/models`: what can be asked for."""
+"""`/v1/models`: what can be asked for, with the fields of both APIs that have this path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edge.service import Edge
 from schemas.dispatch import ModelCard
 
 ANTHROPIC_VERSION = "anthropic-version"
-"""The header by which Anthropic's clients are told from OpenAI's, where both ask at one path."""
+"""A header that all of Anthropic's clients send, and no other."""
 
 
 def endpoints(edge: Edge) -> list[Endpoint]:

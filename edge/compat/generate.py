@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from edge.compat.styles import GENERATE_ERRORS
-from edge.dialect import Asked, Dialect, Elapsed
+from edge.dialect import KEEP_ALIVE, Asked, Dialect, Elapsed
 from edge.errors import DONE, Problem
 from edge.measures import measured, tokens_of
 from edge.openai_bodies import CompletionBody, Count, Probability, Temperature, decode_as
@@ -64,6 +64,8 @@ def read(data: bytes) -> Asked | Problem:
 
 class GenerateShape:
     """Events without a name: `{"text": …}` with what is new, and the answer's numbers at the end."""
+
+    keep_alive = KEEP_ALIVE
 
     def __init__(self, rid: str, model: str, created: int, *, include_usage: bool) -> None:
         pass

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edge.compat.styles import PREDICT_ERRORS
-from edge.dialect import Asked, Dialect, Elapsed
+from edge.dialect import KEEP_ALIVE, Asked, Dialect, Elapsed
 from edge.errors import DONE, Problem
 from edge.measures import tokens_of
 from edge.openai_bodies import ChatBody, Message, Probability, Temperature, decode_as
@@ -117,6 +117,8 @@ def read(data: bytes) -> Asked | Problem:
 
 class PredictShape:
     """Nothing streams here; who reads it as a stream all the same gets one event with the whole answer."""
+
+    keep_alive = KEEP_ALIVE
 
     def __init__(self, rid: str, model: str, created: int, *, include_usage: bool) -> None:
         self._id = rid

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 
 from edge.compat.styles import EVENT_ERRORS
-from edge.dialect import Asked, Dialect, Elapsed
+from edge.dialect import KEEP_ALIVE, Asked, Dialect, Elapsed
 from edge.errors import Problem
 from edge.measures import tokens_of
 from edge.openai_bodies import CompletionBody, Temperature, decode_as
@@ -64,6 +64,8 @@ def read(data: bytes) -> Asked | Problem:
 class EventsShape:
     """`token` events are numbered from 0 on without a hole, over all attempts; tokens that came in one piece are one
     event, so there may be fewer events than tokens."""
+
+    keep_alive = KEEP_ALIVE
 
     def __init__(self, rid: str, model: str, created: int, *, include_usage: bool) -> None:
         self._id = rid
