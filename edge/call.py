@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from edge.errors import OPENAI_ERRORS, ErrorStyle
 from schemas.ids import ANONYMOUS, TenantKey
 from schemas.requests import CLASSES, Klass
 
 
+class Rate(NamedTuple):
+    """So many in any `window_s` seconds; 0: any number."""
+
+    amount: int = 0
+    window_s: int = 60
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who asks. Whatever it asks for is its tenant's. `id` is what limits count by, and is fit for logs; `classes` are
-    those it may ask for."""
+    those it may ask for. `requests` and `tokens` are its rates, `streams_max` the answers it may have open at the same
+    time (0: any number), all of them over all edges."""
 
     tenant: TenantKey = ANONYMOUS
     id: str = ""
     classes: tuple[Klass, ...] = CLASSES
+    requests: Rate = Rate()
+    tokens: Rate = Rate()
+    streams_max: int = 0
 
 
 @dataclass(frozen=True)

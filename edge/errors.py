@@ -28,13 +28,14 @@ _REASON_OF_STATUS = {"error": "internal", "cancelled": "cancelled", "expired": "
 class Problem(NamedTuple):
     """Why a client does not get what it asked for: `reason` is a key of ERRORS, `param` the field at fault, `resume`
     the path at which another edge goes on with the answer, `retry_after_s` when it is worth to try again, where that
-    is known better than `RETRY_AFTER_S`."""
+    is known better than `RETRY_AFTER_S`, `headers` what the answer says besides."""
 
     reason: str
     message: str
     param: str | None = None
     resume: str | None = None
     retry_after_s: float | None = None
+    headers: tuple[Header, ...] = ()
 
     @property
     def row(self) -> ErrorRow:
@@ -75,7 +76,7 @@ def error_headers(problem: Problem) -> list[Header]:
         headers.append((b"retry-after-ms", b"%d" % ceil(wait_s * 1000)))
     if problem.row.is_final:
         headers.append((b"x-should-retry", b"false"))
-    return headers
+    return [*headers, *problem.headers]
 
 
 def error_frame(problem: Problem, rid: str) -> bytes:

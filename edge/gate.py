@@ -70,13 +70,13 @@ class Gate:
         self._limits = limits
 
     async def enter(self, entering: Entering) -> Permit | Problem:
-        """A permit, or the first refusal."""
+        """A permit, or the first refusal, with what the limits before it had to say."""
         permit = Permit()
         for limit in self._limits:
             said = await limit.enter(entering)
             if isinstance(said, Problem):
                 permit.settle(Settled("refused"))
-                return said
+                return said._replace(headers=(*permit.headers, *said.headers))
             permit.headers += said.headers
             permit.settles.append(said.settle)
         return permit
