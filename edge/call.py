@@ -18,6 +18,9 @@ class Rate(NamedTuple):
     window_s: int = 60
 
 
+UNLIMITED = Rate()
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who asks. Whatever it asks for is its tenant's. `id` is what limits count by, and is fit for logs; `classes` are
@@ -27,8 +30,8 @@ class Caller:
     tenant: TenantKey = ANONYMOUS
     id: str = ""
     classes: tuple[Klass, ...] = CLASSES
-    requests: Rate = Rate()
-    tokens: Rate = Rate()
+    requests: Rate = UNLIMITED
+    tokens: Rate = UNLIMITED
     streams_max: int = 0
 
 
