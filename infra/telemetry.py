@@ -55,6 +55,9 @@ OUTPUT_TOKENS = Counter(
 REPLAYS = Counter(
     "penstock_replays", "Times a reader went back to the log: a gap, silence, a reconnect, END."
 )
+RATES_UNKNOWN = Counter(
+    "penstock_rates_unknown", "Times a request was let in because its rate could not be counted in time."
+)
 FAILURES = Counter("penstock_failures", "Requests that ended not ok, by reason.", ["model", "reason"])
 
 QUEUE_DEPTH = Gauge("penstock_queue_depth", "Requests that wait for a worker, by the leader's last word.")

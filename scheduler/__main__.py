@@ -78,7 +78,8 @@ async def ensure_streams(js: JetStream, settings: Settings) -> None:
         dead_bytes_max=settings.dead_bytes_max, dead_ttl_s=settings.dead_ttl_s, replicas=replicas
     )
     config = streams.bucket_stream(streams.CONFIG_BUCKET, replicas=replicas)
-    for spec in (requests, output, dead, leader, models, config):
+    rates = streams.rates_stream(replicas=replicas)
+    for spec in (requests, output, dead, leader, models, config, rates):
         await js.ensure_stream(spec)
 
 

@@ -15,6 +15,7 @@ from schemas.requests import CLASSES, Klass
 REQUESTS = "REQUESTS"
 OUTPUT = "OUTPUT"
 DEAD = "DEAD"
+RATES = "RATES"
 LEADER_BUCKET = "penstock_leader"
 MODELS_BUCKET = "penstock_models"
 CONFIG_BUCKET = "penstock_config"
@@ -32,6 +33,12 @@ NS_PER_S = 1_000_000_000
 
 BUCKET_BYTES_MAX = 16 << 20
 """The leader's key and a card of some hundred bytes per model: far below."""
+
+RATE_WINDOW_S_MAX = 3600
+"""The longest window of a rate limit."""
+
+RATES_BYTES_MAX = 32 << 20
+"""About 200,000 counters; each of a caller's windows is two, and those of past windows are the first to go."""
 
 DUPLICATE_WINDOW_S = 120
 """Covers the retries of one publish; what it forgets, `max_msgs_per_subject: 1` still refuses while it is queued."""
@@ -114,6 +121,32 @@ def dead_stream(*, dead_bytes_max: int, dead_ttl_s: float, replicas: int = 1) ->
             "max_age": int(dead_ttl_s * NS_PER_S),
             "max_msgs_per_subject": 1,
             "duplicate_window": NS_PER_S,  # a letter is written once by CAS on its subject
+            "allow_direct": True,
+            "num_replicas": replicas,
+        },
+    )
+
+
+def rates_stream(*, replicas: int = 1) -> StreamSpec:
+    """Counters of the rate limits: what is published adds to its subject's number, and the PubAck tells the sum.
+
+    In memory: after a loss of the broker everybody begins a new window, which is less harm than a write to a disk for
+    every request. No setting is in here, so that another window needs no other stream. The server refuses counters
+    together with `discard: new`, a retention but limits, and TTLs of messages.
+    """
+    return StreamSpec(
+        RATES,
+        {
+            "name": RATES,
+            "subjects": [subjects.RATES_ALL],
+            "retention": "limits",
+            "storage": "memory",
+            "discard": "old",
+            "allow_msg_counter": True,
+            "max_msgs_per_subject": 1,  # only the sum counts; it is as old as its last increment
+            "max_bytes": RATES_BYTES_MAX,
+            "max_age": 2 * RATE_WINDOW_S_MAX * NS_PER_S,  # a window counts until the end of the next one
+            "duplicate_window": NS_PER_S,  # increments carry no Msg-Id
             "allow_direct": True,
             "num_replicas": replicas,
         },

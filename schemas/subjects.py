@@ -18,6 +18,7 @@ LIVE_ALL = f"{ROOT}.live.>"
 CANCEL_ALL = f"{ROOT}.cancel.*.*"
 
 DEAD_ALL = f"{ROOT}.dead.>"
+RATES_ALL = f"{ROOT}.rate.*"
 
 PULL = f"{ROOT}.pull"
 LEADER = f"{ROOT}.leader"
@@ -110,6 +111,11 @@ def dead(model: str, tenant: str, rid: str) -> str:
 def dead_of_any_model(rid: str) -> str:
     """Matches the dead letters of a rid."""
     return f"{ROOT}.dead.*.*.{_rid(rid)}"
+
+
+def rate(counter: str) -> str:
+    """Where one counter of the rate limits is kept: stream RATES."""
+    return f"{ROOT}.rate.{_key(counter)}"
 
 
 # The JetStream API and acknowledgements (subjects of the server, not ours).

@@ -26,7 +26,14 @@ from schemas.dispatch import EdgeBeat, Leader, ModelCard, ModelState
 from schemas.ids import RequestId, TenantKey, model_key
 from schemas.output import CtlRecord, Delta, End, Failed, Handoff, Lease, Tok, encode
 from schemas.requests import RequestMeta, parse_meta
-from schemas.streams import CONFIG_BUCKET, REQUESTS, bucket_stream, output_stream, requests_stream
+from schemas.streams import (
+    CONFIG_BUCKET,
+    REQUESTS,
+    bucket_stream,
+    output_stream,
+    rates_stream,
+    requests_stream,
+)
 
 MODEL = "Test/Model-1B"
 MESSAGES: list[Any] = [{"role": "user", "content": "hello"}]
@@ -190,7 +197,7 @@ async def raw_stream(port: int, **fields: Any) -> tuple[asyncio.StreamReader, as
 
 
 async def ensure_streams(js: JetStream, settings: Settings) -> None:
-    """REQUESTS, OUTPUT and the edges' bucket, as a scheduler makes them."""
+    """REQUESTS, OUTPUT, RATES and the edges' bucket, as a scheduler makes them."""
     await js.ensure_stream(
         requests_stream(queue_max=settings.queue_max, queue_bytes_max=settings.queue_bytes_max)
     )
@@ -202,6 +209,7 @@ async def ensure_streams(js: JetStream, settings: Settings) -> None:
         )
     )
     await js.ensure_stream(bucket_stream(CONFIG_BUCKET))
+    await js.ensure_stream(rates_stream())
 
 
 @contextlib.asynccontextmanager
