@@ -26,6 +26,7 @@ from infra.chat import ChatError, chat_once, chat_session
 from infra.dead_cli import dead_app
 from infra.engine_choice import NoEngine
 from infra.engine_settings import REPEATABLE
+from infra.keys_cli import keys_app
 from infra.setting_topics import Described, by_topic
 from infra.settings import SettingsError, explain, hand_down, load_settings
 from infra.status import StatusError, collect_status, print_status
@@ -42,6 +43,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Settings: where each value comes from.")
 app.add_typer(config_app, name="config")
 app.add_typer(dead_app, name="dead")
+app.add_typer(keys_app, name="keys")
 
 # What people type; the name of the setting works as well.
 ALIASES = {"nats_url": "--connect", "store_dir": "--store", "slots": "--max-concurrent-requests"}
