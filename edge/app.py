@@ -3,6 +3,8 @@ them."""
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -75,7 +77,7 @@ class Place:
         caller = self._edge.access.identify(request.headers, address)
         if isinstance(caller, Problem):
             return refuse(caller, errors=self._errors)
-        raw = await read_body(request, self._edge.body_bytes_max)
+        raw = await read_body(request, self._edge.body_bytes_max, timeout_s=self._edge.bounds.body_timeout_s)
         if isinstance(raw, Problem):
             return refuse(raw, errors=self._errors)
         return await endpoint.handle(
@@ -83,8 +85,8 @@ class Place:
         )
 
 
-async def read_body(request: Request, bytes_max: int) -> bytes | Problem:
-    """The body, refused as soon as it is known to be too large, whether it says its length or not.
+async def read_body(request: Request, bytes_max: int, *, timeout_s: float) -> bytes | Problem:
+    """The body, refused as soon as it is known to be too large, whether it says its length or not, or too slow.
 
     The server reads and drops the rest of a refused one: closing on unread bytes would take the answer away, too.
     """
@@ -93,10 +95,18 @@ async def read_body(request: Request, bytes_max: int) -> bytes | Problem:
     if length.isdigit() and int(length) > bytes_max:
         return too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > bytes_max:
-            return too_large
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > bytes_max:
+                    return too_large
+    except TimeoutError:
+        return Problem(
+            "body_timeout",
+            f"the body did not come within {timeout_s:g} s",
+            headers=((b"connection", b"close"),),
+        )
     return bytes(body)
 
 

@@ -22,6 +22,8 @@ GENERATION_PROBLEMS = (
     "image_fetch_failed",
     "model_not_found",
     "idempotency_mismatch",
+    "not_allowed",
+    "rate_limited",
     "queue_full",
     "no_workers",
     "edge_full",

@@ -6,9 +6,13 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
+from typing import cast
 
 import uvicorn
 
+from edge.access.bounds import for_pages
+from edge.access.connection import Connection
 from edge.app import EdgeApp
 from edge.registry import LEADER_SILENT_S
 from edge.service import Edge
@@ -80,8 +84,8 @@ class Server(uvicorn.Server):
     def __init__(self, edge: Edge, *, linger_s: float, shutdown_timeout_s: float) -> None:
         super().__init__(
             uvicorn.Config(
-                EdgeApp(edge),
-                http="httptools",
+                for_pages(EdgeApp(edge), edge.cors_origins),
+                http=cast("type[asyncio.Protocol]", partial(Connection, bounds=edge.bounds)),
                 ws="none",
                 lifespan="off",
                 access_log=False,

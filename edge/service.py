@@ -13,7 +13,9 @@ from functools import partial
 from starlette.responses import Response
 
 from edge import ends
-from edge.access import Access
+from edge.access.bounds import bounds_of
+from edge.access.classes import Classes
+from edge.access.identity import Access
 from edge.admission import Admitted, Arrival, admit
 from edge.call import Call
 from edge.closer import Closer
@@ -29,6 +31,7 @@ from edge.lineages import Lineages
 from edge.lookup import Found, Lookup
 from edge.position import position_asked
 from edge.publisher import Publisher
+from edge.rates.limit import Rates
 from edge.reader import LogSources
 from edge.registry import Registry
 from edge.requests_api import LOST, RequestsApi
@@ -82,11 +85,13 @@ class Edge:
         self.lineages = Lineages(js, lookup, room, timeout_s=settings.publish_timeout_s)
         self._publisher = Publisher(js, lookup, room, timeout_s=settings.publish_timeout_s)
         self._images = images or images_of(settings)
-        self.access = Access()
+        self.access = Access(settings)
+        self.bounds = bounds_of(settings)
+        self.cors_origins = settings.cors_origins
         limits = DoorLimits(settings.queue_max, settings.queue_timeout_s, settings.edge_interval_s)
         self._door = Door(name, limits)
         self._doorkeeper = Doorkeeper(self._door, self.now)
-        self._gate = Gate([self._doorkeeper])
+        self._gate = Gate([Classes(), Rates(bus), self._doorkeeper])
         self._closer = Closer(bus, js, log)
         self._desk = Desk(settings, bus, name, sources, self._closer)
         self._desk.audience.on_beat = lambda beat: self._door.edge_heard(beat, self.now())

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 
 from infra.engine_settings import EngineSettings
 from infra.setting_types import GIB, KIB, MIB, Bytes, Seconds
+from schemas.streams import RATE_WINDOW_S_MAX
 
 Limit = Annotated[int, Ge(0)]
 
@@ -18,7 +19,8 @@ class ApiSettings(EngineSettings):
 
     api_keys: SecretStr = Field(
         SecretStr(""),
-        description="Keys that may ask, separated by spaces; with these or a key file, requests without one are 401.",
+        description="Keys that may ask, all of one tenant, separated by spaces; with these or a key file, "
+        "requests without one are 401.",
     )
     keys_file: str = Field(
         "", description="File of `penstock keys`, read again when it changes; empty: there is none."
@@ -35,12 +37,19 @@ class ApiSettings(EngineSettings):
         description="Requests of one key, or of one address without keys, in `rate_window_s`, over all edges.",
     )
     rate_tokens_max: Limit = Field(0, description="Tokens, of prompts and outputs, likewise.")
-    rate_window_s: Seconds = Field(60, description="The window of both; it slides.")
+    rate_window_s: int = Field(
+        60, ge=1, le=RATE_WINDOW_S_MAX, description="The window of both, in whole seconds; it slides."
+    )
     streams_per_key_max: Limit = Field(
         0, description="Answers that one key, or address, may have open at the same time, over all edges."
     )
-    body_timeout_s: Seconds = Field(30, description="A request whose body is not there by then is 408.")
+    body_timeout_s: Seconds = Field(
+        30, description="A request whose headers, and after them whose body, are not there by then is 408."
+    )
     header_bytes_max: Bytes = Field(32 * KIB, description="Bytes of a request's headers; more is 431.")
+    connections_max: int = Field(
+        16_384, ge=1, description="Connections open at one edge at the same time; one more is 503."
+    )
 
     queue_mode: Literal["queue", "reject"] = Field(
         "queue",

@@ -1,0 +1,1 @@
+"""Who a request comes from, and what a connection may do before that is known."""
