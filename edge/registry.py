@@ -12,7 +12,7 @@ import msgspec
 from edge.errors import Problem
 from schemas.dispatch import Leader, ModelCard
 from schemas.health import Health, HealthStatus, ModelHealth, QueueStats, WorkersHealth
-from schemas.ids import model_key
+from schemas.ids import ModelKey, model_key
 from schemas.streams import OUTPUT_REFUSE_AT
 
 LEADER_SILENT_S = 3.0
@@ -89,6 +89,11 @@ class Registry:
         """The models that requests are queued for now, by name."""
         cards = [known.card for known in self._known.values() if self._queued_for(known, now)]
         return sorted(cards, key=lambda card: card.name)
+
+    def slots(self, key: ModelKey) -> int:
+        """Requests that the live workers of a model can run at the same time."""
+        known = self._known.get(key)
+        return 0 if known is None else known.slots
 
     def has_live_worker(self) -> bool:
         """Whether any model could be run at once, as far as is known."""

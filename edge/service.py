@@ -19,6 +19,9 @@ from edge.access.identity import Access
 from edge.admission import Admitted, Arrival, admit
 from edge.call import Call
 from edge.closer import Closer
+from edge.counts.leftover import Leftovers
+from edge.counts.limits import limits as count_limits
+from edge.counts.service import SharedCounts
 from edge.desk import Desk, refuse
 from edge.dialect import Asked, Dialect
 from edge.errors import Problem
@@ -43,7 +46,7 @@ from infra.logs import get_logger
 from infra.output_log import OutputLog
 from infra.settings import Settings
 from schemas import subjects
-from schemas.dispatch import WORK_OVERHEAD_BYTES, decode_leader
+from schemas.dispatch import WORK_OVERHEAD_BYTES, EdgeBeat, decode_leader
 from schemas.ids import RequestId, fingerprint, request_id
 from schemas.requests import View
 
@@ -91,10 +94,13 @@ class Edge:
         limits = DoorLimits(settings.queue_max, settings.queue_timeout_s, settings.edge_interval_s)
         self._door = Door(name, limits)
         self._doorkeeper = Doorkeeper(self._door, self.now)
-        self._gate = Gate([Classes(), Rates(bus), self._doorkeeper])
+        self._counts = SharedCounts(settings, bus, name, fail)
+        self._leftovers = Leftovers(bus, log, fail)
+        counted = count_limits(settings, self._counts, self._leftovers, self.registry)
+        self._gate = Gate([Classes(), Rates(bus), self._doorkeeper, *counted])
         self._closer = Closer(bus, js, log)
         self._desk = Desk(settings, bus, name, sources, self._closer)
-        self._desk.audience.on_beat = lambda beat: self._door.edge_heard(beat, self.now())
+        self._desk.audience.on_beat = self._on_beat
         self.requests = RequestsApi(settings, js, lookup, sources, self._closer, self.registry, self._desk)
 
     def start(self) -> None:
@@ -239,7 +245,8 @@ class Edge:
 
     async def close(self, timeout_s: float) -> None:
         """Waits for what still runs in the background, and says good-bye."""
-        await self._closer.drain(timeout_s)
+        self._leftovers.close()
+        await asyncio.gather(self._closer.drain(timeout_s), self._counts.close(timeout_s))
         self._desk.audience.close()
         self._images.close()
 
@@ -251,6 +258,10 @@ class Edge:
         if said is not None and said.reason == "outcome_unknown" and not is_keyed:
             self._closer.close_soon(arrival.tenant, arrival.rid, ends.NOT_CONFIRMED)
         return said
+
+    def _on_beat(self, beat: EdgeBeat) -> None:
+        self._door.edge_heard(beat, self.now())
+        self._counts.heard(beat.edge)
 
     def _on_leader(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
         try:

@@ -79,7 +79,8 @@ async def ensure_streams(js: JetStream, settings: Settings) -> None:
     )
     config = streams.bucket_stream(streams.CONFIG_BUCKET, replicas=replicas)
     rates = streams.rates_stream(replicas=replicas)
-    for spec in (requests, output, dead, leader, models, config, rates):
+    counts = streams.counts_stream(replicas=replicas)
+    for spec in (requests, output, dead, leader, models, config, rates, counts):
         await js.ensure_stream(spec)
 
 

@@ -20,6 +20,8 @@ LEADER_BUCKET = "penstock_leader"
 MODELS_BUCKET = "penstock_models"
 CONFIG_BUCKET = "penstock_config"
 """What all edges must agree on: the secret that makes rids of idempotency keys."""
+COUNTS_BUCKET = "penstock_counts"
+"""What all edges count together: see `edge.counts`."""
 
 OUTPUT_REFUSE_AT = 0.80
 OUTPUT_HOLD_AT = 0.90
@@ -39,6 +41,12 @@ RATE_WINDOW_S_MAX = 3600
 
 RATES_BYTES_MAX = 32 << 20
 """About 200,000 counters; each of a caller's windows is two, and those of past windows are the first to go."""
+
+COUNTS_BYTES_MAX = 64 << 20
+"""Some 300,000 keys and addresses that asked within `COUNTS_TTL_S`."""
+
+COUNTS_TTL_S = 600.0
+"""A count that no edge has told for this long is nobody's; edges tell theirs three times as often."""
 
 DUPLICATE_WINDOW_S = 120
 """Covers the retries of one publish; what it forgets, `max_msgs_per_subject: 1` still refuses while it is queued."""
@@ -153,7 +161,14 @@ def rates_stream(*, replicas: int = 1) -> StreamSpec:
     )
 
 
-def bucket_stream(bucket: str, *, ttl_s: float = 0.0, replicas: int = 1) -> StreamSpec:
+def counts_stream(*, replicas: int = 1) -> StreamSpec:
+    """The bucket of what all edges count together."""
+    return bucket_stream(COUNTS_BUCKET, ttl_s=COUNTS_TTL_S, replicas=replicas, bytes_max=COUNTS_BYTES_MAX)
+
+
+def bucket_stream(
+    bucket: str, *, ttl_s: float = 0.0, replicas: int = 1, bytes_max: int = BUCKET_BYTES_MAX
+) -> StreamSpec:
     """A key-value bucket, laid out as every NATS client does it, so that theirs can look into ours.
 
     `ttl_s`: how long a value lives, 0 = for ever.
@@ -167,7 +182,7 @@ def bucket_stream(bucket: str, *, ttl_s: float = 0.0, replicas: int = 1) -> Stre
             "storage": "file",
             "discard": "new",
             "max_msgs_per_subject": 1,  # only the newest value counts
-            "max_bytes": BUCKET_BYTES_MAX,
+            "max_bytes": bytes_max,
             "max_age": int(ttl_s * NS_PER_S),
             "duplicate_window": int(min(ttl_s or DUPLICATE_WINDOW_S, DUPLICATE_WINDOW_S) * NS_PER_S),
             "allow_direct": True,

@@ -60,6 +60,16 @@ def requests_of(klass: str, model: str) -> str:
     return f"{ROOT}.req.{_key(klass)}.{_key(model)}.>"
 
 
+def requests_of_model(model: str) -> str:
+    """Matches every request for a model."""
+    return f"{ROOT}.req.*.{_key(model)}.>"
+
+
+def requests_of_tenant(tenant: str) -> str:
+    """Matches every request of a tenant."""
+    return f"{ROOT}.req.*.*.{_key(tenant)}.*"
+
+
 def output_ctl(tenant: str, rid: str) -> str:
     """Leases, hand-offs and END of a request: the one chain that fences."""
     return f"{ROOT}.out.{_key(tenant)}.{_rid(rid)}.ctl"
@@ -83,6 +93,11 @@ def is_ctl(subject: str) -> bool:
 def live(tenant: str, rid: str) -> str:
     """Matches the live copies (RePublish) of a request's records."""
     return f"{ROOT}.live.{_key(tenant)}.{_rid(rid)}.*"
+
+
+def live_ctl(tenant: str, rid: str) -> str:
+    """The live copies of a request's ctl records alone."""
+    return f"{ROOT}.live.{_key(tenant)}.{_rid(rid)}.ctl"
 
 
 def work(worker: str) -> str:

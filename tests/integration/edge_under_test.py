@@ -30,6 +30,7 @@ from schemas.streams import (
     CONFIG_BUCKET,
     REQUESTS,
     bucket_stream,
+    counts_stream,
     output_stream,
     rates_stream,
     requests_stream,
@@ -197,7 +198,7 @@ async def raw_stream(port: int, **fields: Any) -> tuple[asyncio.StreamReader, as
 
 
 async def ensure_streams(js: JetStream, settings: Settings) -> None:
-    """REQUESTS, OUTPUT, RATES and the edges' bucket, as a scheduler makes them."""
+    """REQUESTS, OUTPUT, RATES and the edges' buckets, as a scheduler makes them."""
     await js.ensure_stream(
         requests_stream(queue_max=settings.queue_max, queue_bytes_max=settings.queue_bytes_max)
     )
@@ -210,6 +211,7 @@ async def ensure_streams(js: JetStream, settings: Settings) -> None:
     )
     await js.ensure_stream(bucket_stream(CONFIG_BUCKET))
     await js.ensure_stream(rates_stream())
+    await js.ensure_stream(counts_stream())
 
 
 @contextlib.asynccontextmanager
