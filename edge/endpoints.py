@@ -10,9 +10,11 @@ from edge import models_api
 from edge.anthropic import endpoints as anthropic_api
 from edge.call import Call
 from edge.compat import endpoints as compat
+from edge.desk import refuse
 from edge.dialect import Dialect
 from edge.dialects import CHAT, COMPLETION, EMBEDDING
 from edge.endpoint import Endpoint
+from edge.errors import Problem
 from edge.openai_bodies import ChatBody, CompletionBody, EmbeddingBody
 from edge.service import Edge
 
@@ -25,6 +27,8 @@ GENERATION_PROBLEMS = (
     "not_allowed",
     "rate_limited",
     "queue_full",
+    "quota_exceeded",
+    "no_slot",
     "no_workers",
     "edge_full",
     "output_full",
@@ -66,7 +70,10 @@ def _requests(edge: Edge) -> list[Endpoint]:
     requests = edge.requests
 
     async def stream(call: Call) -> Response:
-        return await requests.stream(call.caller.tenant, call.path["rid"], call.headers, call.query)
+        permit = await edge.open_answer(call.caller)
+        if isinstance(permit, Problem):
+            return refuse(permit, errors=call.errors)
+        return await requests.stream(call.caller.tenant, call.path["rid"], call.headers, call.query, permit)
 
     async def show(call: Call) -> Response:
         return await requests.show(call.caller.tenant, call.path["rid"])
@@ -76,7 +83,12 @@ def _requests(edge: Edge) -> list[Endpoint]:
 
     return [
         Endpoint(
-            "GET", "/v1/requests/{rid}/stream", stream, "A request's output, from any place on", streams=True
+            "GET",
+            "/v1/requests/{rid}/stream",
+            stream,
+            "A request's output, from any place on",
+            streams=True,
+            problems=("quota_exceeded",),
         ),
         Endpoint("GET", "/v1/requests/{rid}", show, "How a request stands"),
         Endpoint("DELETE", "/v1/requests/{rid}", cancel, "Cancels a request"),

@@ -11,9 +11,11 @@ import msgspec
 from starlette.responses import Response
 
 from edge import ends
+from edge.answers import Answer
 from edge.closer import Closer
 from edge.desk import Desk
 from edge.errors import Problem
+from edge.gate import Permit, Settled
 from edge.lookup import Found, Lookup
 from edge.pages import Page, page_of
 from edge.position import position_asked
@@ -61,29 +63,20 @@ class RequestsApi:
         self._now = asyncio.get_running_loop().time
 
     async def stream(
-        self, tenant: TenantKey, rid: str, headers: Mapping[str, str], query: Mapping[str, str]
+        self,
+        tenant: TenantKey,
+        rid: str,
+        headers: Mapping[str, str],
+        query: Mapping[str, str],
+        permit: Permit | None = None,
     ) -> Response:
         """The output as an event stream, after what the client says it has seen, also of a request that was posted
-        without `stream`."""
-        seen = position_asked(headers, query)
-        if isinstance(seen, Problem):
-            return ProblemResponse(seen)
-        found = self._desk.refusal() or await self._find(tenant, rid)
-        if isinstance(found, Problem):
-            return ProblemResponse(found)
-        grace_s = self._grace(headers, found)
-        if isinstance(grace_s, Problem):
-            return ProblemResponse(grace_s)
-        return self._desk.open(
-            tenant,
-            RequestId(rid),
-            found.view or View(),
-            meta=found.meta,
-            grace_s=grace_s,
-            shared=found.end is None,
-            seen=seen,
-            stream=True,
-        )
+        without `stream`. `permit` is settled when the answer ends, or at once if there is none."""
+        permit = permit or Permit()
+        answer = await self._open(tenant, rid, headers, query, permit)
+        if not isinstance(answer, Answer):
+            permit.settle(Settled("refused"))
+        return answer
 
     async def show(self, tenant: TenantKey, rid: str) -> Response:
         """How it stands."""
@@ -112,6 +105,35 @@ class RequestsApi:
             found = replace(found, ctl=last)
         page = await self._page(tenant, RequestId(rid), found)
         return ProblemResponse(page, rid) if isinstance(page, Problem) else _shown(page)
+
+    async def _open(
+        self,
+        tenant: TenantKey,
+        rid: str,
+        headers: Mapping[str, str],
+        query: Mapping[str, str],
+        permit: Permit,
+    ) -> Response:
+        seen = position_asked(headers, query)
+        if isinstance(seen, Problem):
+            return ProblemResponse(seen)
+        found = self._desk.refusal() or await self._find(tenant, rid)
+        if isinstance(found, Problem):
+            return ProblemResponse(found)
+        grace_s = self._grace(headers, found)
+        if isinstance(grace_s, Problem):
+            return ProblemResponse(grace_s)
+        return self._desk.open(
+            tenant,
+            RequestId(rid),
+            found.view or View(),
+            meta=found.meta,
+            grace_s=grace_s,
+            shared=found.end is None,
+            seen=seen,
+            stream=True,
+            permit=permit,
+        )
 
     def _grace(self, headers: Mapping[str, str], found: Found) -> float | Problem | None:
         """What a reader's leaving means: what it says itself, else what the request says, so that a reader that only

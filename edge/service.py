@@ -17,9 +17,10 @@ from edge.access.bounds import bounds_of
 from edge.access.classes import Classes
 from edge.access.identity import Access
 from edge.admission import Admitted, Arrival, admit
-from edge.call import Call
+from edge.call import Call, Caller
 from edge.closer import Closer
 from edge.counts.leftover import Leftovers
+from edge.counts.limits import StreamsLimit
 from edge.counts.limits import limits as count_limits
 from edge.counts.service import SharedCounts
 from edge.desk import Desk, refuse
@@ -27,7 +28,7 @@ from edge.dialect import Asked, Dialect
 from edge.errors import Problem
 from edge.forecast.door import Door, DoorLimits
 from edge.forecast.doorkeeper import Doorkeeper
-from edge.gate import Entering, Gate
+from edge.gate import Entering, Gate, Permit
 from edge.images import Images, images_of
 from edge.images_walk import Remote
 from edge.lineages import Lineages
@@ -96,8 +97,9 @@ class Edge:
         self._doorkeeper = Doorkeeper(self._door, self.now)
         self._counts = SharedCounts(settings, bus, name, fail)
         self._leftovers = Leftovers(bus, log, fail)
+        self._streams = StreamsLimit(self._counts, settings.streams_per_key_max)
         counted = count_limits(settings, self._counts, self._leftovers, self.registry)
-        self._gate = Gate([Classes(), Rates(bus), self._doorkeeper, *counted])
+        self._gate = Gate([Classes(), Rates(bus), self._doorkeeper, self._streams, *counted])
         self._closer = Closer(bus, js, log)
         self._desk = Desk(settings, bus, name, sources, self._closer)
         self._desk.audience.on_beat = self._on_beat
@@ -208,6 +210,9 @@ class Edge:
         seen = position_asked(arrival.headers, {})
         if isinstance(seen, Problem):
             return refuse(seen, arrival.rid, call.errors)
+        permit = await self.open_answer(call.caller)
+        if isinstance(permit, Problem):
+            return refuse(permit, arrival.rid, call.errors)
         return self._desk.open(
             arrival.tenant,
             resolved.rid,
@@ -217,7 +222,13 @@ class Edge:
             shared=resolved.found.end is None,
             seen=seen,
             client_id=arrival.headers.get("x-request-id", ""),
+            permit=permit,
         )
+
+    async def open_answer(self, caller: Caller) -> Permit | Problem:
+        """Counts in an answer to a request that is there already; that of a new one passes the gate."""
+        said = await self._streams.open(caller)
+        return said if isinstance(said, Problem) else Permit([*said.headers], [said.settle])
 
     async def first_word(self, timeout_s: float) -> None:
         """Returns once the leader was heard and models are known, or after `timeout_s`."""
@@ -245,7 +256,7 @@ class Edge:
 
     async def close(self, timeout_s: float) -> None:
         """Waits for what still runs in the background, and says good-bye."""
-        self._leftovers.close()
+        await self._leftovers.close()
         await asyncio.gather(self._closer.drain(timeout_s), self._counts.close(timeout_s))
         self._desk.audience.close()
         self._images.close()

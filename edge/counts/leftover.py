@@ -41,10 +41,11 @@ class Leftovers:
         self._watches[task] = None
         task.add_done_callback(self._on_over)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """What runs on is not watched any more, and counts for as long as this edge is taken to be alive."""
-        for task in list(self._watches):
+        for task in self._watches:
             task.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
 
     async def _watch(
         self, tenant: TenantKey, rid: RequestId, timeout_s: float, over: Callable[[], None]

@@ -19,9 +19,10 @@ AWAY = Problem("broker_away", "the broker is away; the request was not stored")
 
 
 def limits(settings: Settings, counts: SharedCounts, leftovers: Leftovers, registry: Registry) -> list[Limit]:
-    """What the settings ask for. The model's comes last: a slot that is counted is used by whoever is let in."""
+    """What the settings ask for of requests. The model's comes last: a slot that is counted is used by whoever is let
+    in."""
     timeouts = partial(_time_left_s, settings)
-    found: list[Limit] = [StreamsLimit(counts, settings.streams_per_key_max)]
+    found: list[Limit] = []
     if settings.tenant_queue_max:
         found.append(TenantLimit(counts, leftovers, settings.tenant_queue_max, timeouts))
     if settings.model_queue_max or settings.queue_mode == "reject":

@@ -20,6 +20,8 @@ from schemas.streams import COUNTS_BUCKET
 CALL_TIMEOUT_S = 1.0
 """A call takes less than 1 ms; after this the value is read again."""
 
+CLOSE_POLL_S = 0.005
+
 _log = get_logger("counts")
 
 Said = Literal["admitted", "full", "away"]
@@ -80,11 +82,12 @@ class SharedCounts:
         """Tells the bucket what is still counted here, and calls nobody any more."""
         until = self._loop.time() + timeout_s
         while not self._core.is_settled and self._loop.time() < until:
-            await asyncio.wait(self._calls, timeout=0.01) if self._calls else await asyncio.sleep(0.01)
+            await asyncio.sleep(CLOSE_POLL_S)
         if self._timer is not None:
             self._timer.cancel()
-        for call in list(self._calls):
+        for call in self._calls:
             call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
 
     def _handle(self, event: events.Event) -> None:
         for action in self._core.handle(event, self._loop.time()):

@@ -158,3 +158,17 @@ def test_keys_that_nobody_uses_are_forgotten() -> None:
     core.handle(events.Tick(), 1e6)
     core.check()
     assert len(core._counters) <= IDLE_MAX
+
+
+def test_a_write_that_may_still_arrive_is_overtaken_by_another_one() -> None:
+    core = Counts("a", 0.0, silent_s=SILENT_S, wait_s=WAIT_S, waiting_max=10)
+    core.handle(events.Connected(True), 0.0)
+    core.handle(events.Enter(0, KEY, 5), 0.0)
+    core.handle(events.WasRead(KEY, None, 0), 0.0)
+    core.handle(events.Withdraw(0), 0.5)
+    core.handle(events.Failed(KEY), 1.0)
+    assert core.handle(events.Tick(), 2.0) == [events.Read(KEY)]
+    assert core.handle(events.WasRead(KEY, None, 0), 2.0) == [events.Write(KEY, b"{}", 0)]
+    core.handle(events.Written(KEY, None), 2.0)
+    assert core.handle(events.WasRead(KEY, b'{"a":1}', 1), 2.0) == [events.Write(KEY, b"{}", 1)]
+    core.check()

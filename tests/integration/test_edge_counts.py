@@ -1,0 +1,254 @@
+"""Bounds that edges share, with a real broker: two edges race for the same places."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from infra import broker as embedded
+from infra.jetstream import JetStream
+from infra.settings import Settings, load_settings
+from schemas.output import End
+from schemas.streams import COUNTS_BUCKET, counts_stream
+from tests.integration.edge_under_test import (
+    CHAT,
+    STREAMED,
+    Attempt,
+    Backend,
+    World,
+    backend_on,
+    edge_at,
+    leave,
+    post,
+    read,
+    readers_at,
+    until,
+)
+
+SLOTS = 4
+OK = End(status="ok", finish_reasons=["stop"])
+DETACH = {"X-Penstock-On-Disconnect": "detach"}
+
+
+def settings_on(broker: embedded.Broker, **more: object) -> Settings:
+    return load_settings({"nats_url": broker.url, **more})
+
+
+@contextlib.asynccontextmanager
+async def two_edges(broker: embedded.Broker, **more: object) -> AsyncIterator[tuple[Backend, list[World]]]:
+    settings = settings_on(broker, **more)
+    async with (
+        backend_on(settings) as backend,
+        edge_at(settings, backend, "edge-a") as one,
+        edge_at(settings, backend, "edge-b") as other,
+    ):
+        yield backend, [one, other]
+
+
+async def offer(worlds: list[World], count: int) -> list[asyncio.Task[httpx.Response]]:
+    """As many at once at each edge; returns when everybody who is refused knows it, with those who are not."""
+    clients = [post(world) for _ in range(count) for world in worlds]
+    await until(lambda: sum(client.done() for client in clients) + open_answers(worlds) == len(clients))
+    return clients
+
+
+def open_answers(worlds: list[World]) -> int:
+    return sum(len(world.edge._desk.audience.answers) for world in worlds)
+
+
+async def finish(backend: Backend, count: int) -> list[Attempt]:
+    attempts = [await backend.attempt() for _ in range(count)]
+    for attempt in attempts:
+        await attempt.tok("text")
+        await attempt.end(OK)
+        await attempt.settle()
+    return attempts
+
+
+def codes(clients: list[asyncio.Task[httpx.Response]]) -> Counter[str]:
+    """Of those that were refused."""
+    return Counter(client.result().json()["error"]["code"] for client in clients if client.done())
+
+
+async def depth_of_counts(backend: Backend) -> int:
+    return await backend.js.queue_depth(counts_stream().name)
+
+
+async def counted(backend: Backend, key: str) -> bytes:
+    stored = await backend.js.last(counts_stream().name, f"$KV.{COUNTS_BUCKET}.{key}")
+    return b"" if stored is None else stored.payload
+
+
+async def test_without_a_bound_nothing_is_asked(own_broker: embedded.Broker) -> None:
+    async with two_edges(own_broker) as (backend, worlds):
+        clients = await offer(worlds, 3)
+        await finish(backend, 6)
+        assert [(await client).status_code for client in clients] == [200] * 6
+        assert await depth_of_counts(backend) == 0
+
+
+async def test_reject_mode_lets_in_exactly_the_slots_again_and_again(own_broker: embedded.Broker) -> None:
+    async with two_edges(own_broker, queue_mode="reject") as (backend, worlds):
+        for _ in range(5):
+            begun = time.monotonic()
+            clients = await offer(worlds, 10 * SLOTS // 2)
+            took_s = time.monotonic() - begun
+            assert codes(clients) == Counter({"no_slot": 9 * SLOTS}), f"after {took_s:.3f} s"
+            await finish(backend, SLOTS)
+            answers = [await client for client in clients]
+            assert Counter(answer.status_code for answer in answers) == {200: SLOTS, 429: 9 * SLOTS}
+            refused = next(answer for answer in answers if answer.status_code == 429)
+            assert refused.headers["retry-after"]
+
+
+async def test_a_slot_that_is_freed_is_there_at_once(own_broker: embedded.Broker) -> None:
+    """Whoever sees the end of a request may ask again, at any edge."""
+    async with two_edges(own_broker, queue_mode="reject") as (backend, worlds):
+        clients = await offer(worlds, SLOTS)
+        assert codes(clients) == {"no_slot": SLOTS}
+        waiting = [client for client in clients if not client.done()]
+        for number in range(20):
+            await finish(backend, 1)
+            await until(lambda: any(client.done() for client in waiting))
+            done = next(client for client in waiting if client.done())
+            assert done.result().status_code == 200
+            waiting.remove(done)
+            again = post(worlds[number % 2])
+            await until(lambda again=again: again.done() or open_answers(worlds) == SLOTS)  # type: ignore[misc]
+            assert not again.done(), again.result().text
+            waiting.append(again)
+        await finish(backend, SLOTS)
+        await asyncio.gather(*waiting)
+
+
+async def test_a_refusal_does_not_keep_a_client_waiting(own_broker: embedded.Broker) -> None:
+    async with two_edges(own_broker, queue_mode="reject") as (backend, worlds):
+        clients = await offer(worlds, SLOTS)
+        took: list[float] = []
+        async with worlds[0].http as http:
+            for _ in range(20):
+                begun = time.monotonic()
+                assert (await http.post(CHAT, json=STREAMED)).status_code == 429
+                took.append(time.monotonic() - begun)
+        print(f"refused in {sorted(took)[10] * 1e3:.1f} ms, at most {max(took) * 1e3:.1f} ms")
+        assert sorted(took)[10] < 0.05
+        await finish(backend, SLOTS)
+        await asyncio.gather(*clients)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("tenant_queue_max", "this tenant has 6"), ("model_queue_max", "the model `Test/Model-1B` has 6")],
+)
+async def test_a_quota_is_named_with_its_value(own_broker: embedded.Broker, setting: str, said: str) -> None:
+    async with two_edges(own_broker, **{setting: 6}) as (backend, worlds):
+        for _ in range(2):
+            clients = await offer(worlds, 10)
+            assert codes(clients) == {"quota_exceeded": 14}
+            refused = next(client for client in clients if client.done())
+            assert said in refused.result().json()["error"]["message"]
+            await finish(backend, 6)
+            assert Counter([(await client).status_code for client in clients]) == {200: 6, 429: 14}
+
+
+async def test_streams_of_a_key_count_as_long_as_their_answer(own_broker: embedded.Broker) -> None:
+    async with two_edges(own_broker, streams_per_key_max=2) as (backend, worlds):
+        clients = [post(worlds[0], DETACH), post(worlds[1], DETACH)]
+        attempts = [await backend.attempt() for _ in clients]
+        refused = await post(worlds[0])
+        assert refused.json()["error"]["code"] == "quota_exceeded"
+        assert "2 answers open" in refused.json()["error"]["message"]
+        refused = await read(worlds[0], attempts[0].rid)
+        assert refused.status_code == 429, "a second reader is an open answer, too"
+        await leave(worlds[0], clients[0])
+        again = read(worlds[1], attempts[0].rid)
+        await readers_at(worlds[1], 2)
+        for attempt in attempts:
+            await attempt.end(OK)
+        assert [(await client).status_code for client in (clients[1], again)] == [200, 200]
+
+
+async def test_a_request_that_runs_on_unread_counts_until_its_end(own_broker: embedded.Broker) -> None:
+    async with two_edges(own_broker, tenant_queue_max=1) as (backend, worlds):
+        client = post(worlds[0], DETACH)
+        attempt = await backend.attempt()
+        await leave(worlds[0], client)
+        assert (await post(worlds[1])).status_code == 429
+        await attempt.end(OK)
+        await until_counted(backend, "tenant-public", b"{}")
+        again = post(worlds[1])
+        await finish(backend, 1)
+        assert (await again).status_code == 200
+
+
+async def test_a_request_that_is_cancelled_counts_no_more(own_broker: embedded.Broker) -> None:
+    async with two_edges(own_broker, tenant_queue_max=1) as (backend, worlds):
+        client = post(worlds[0])
+        attempt = await backend.attempt()
+        await leave(worlds[0], client)
+        assert (await backend.end_of(attempt)).status == "cancelled"
+        await until_counted(backend, "tenant-public", b"{}")
+
+
+async def test_a_refusal_by_a_later_limit_gives_back_what_an_earlier_one_counted(
+    own_broker: embedded.Broker,
+) -> None:
+    async with two_edges(own_broker, tenant_queue_max=5, model_queue_max=1) as (backend, worlds):
+        clients = await offer(worlds, 2)
+        assert codes(clients) == {"quota_exceeded": 3}
+        await until_counted(backend, "tenant-public", b'"edge-?":1')
+        await finish(backend, 1)
+        await asyncio.gather(*clients)
+        await until_counted(backend, "tenant-public", b"{}")
+
+
+async def test_a_broker_that_stands_still_does_not_keep_clients_for_long(
+    own_broker: embedded.Broker,
+) -> None:
+    async with two_edges(own_broker, tenant_queue_max=5, publish_timeout_s=1) as (backend, worlds):
+        client = post(worlds[0])
+        await finish(backend, 1)
+        assert (await client).status_code == 200
+        os.kill(own_broker.pid, signal.SIGSTOP)
+        begun = time.monotonic()
+        try:
+            answers = await asyncio.gather(*[post(world) for world in worlds for _ in range(5)])
+        finally:
+            os.kill(own_broker.pid, signal.SIGCONT)
+        assert time.monotonic() - begun < 2.5
+        assert {answer.json()["error"]["code"] for answer in answers} == {"broker_away"}
+        await until_counted(backend, "tenant-public", b"{}")
+
+
+async def test_an_edge_that_stops_leaves_nothing_behind(own_broker: embedded.Broker) -> None:
+    settings = settings_on(own_broker, tenant_queue_max=3)
+    async with backend_on(settings) as backend:
+        async with edge_at(settings, backend, "edge-a") as world:
+            client = post(world)
+            await finish(backend, 1)
+            assert (await client).status_code == 200
+        assert await counted(backend, "tenant-public") == b"{}"
+
+
+async def until_counted(backend: Backend, key: str, value: bytes, within_s: float = 5.0) -> None:
+    deadline = time.monotonic() + within_s
+    while True:
+        found = await counted(backend, key)
+        if value in found.replace(b"edge-a", b"edge-?").replace(b"edge-b", b"edge-?"):
+            return
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.01)
+
+
+async def test_the_bucket_is_made_with_all_streams(own_broker: embedded.Broker) -> None:
+    settings = settings_on(own_broker)
+    async with backend_on(settings) as backend:
+        assert await JetStream(backend.bus).exists(counts_stream().name)
