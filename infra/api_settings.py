@@ -62,7 +62,12 @@ class ApiSettings(EngineSettings):
         0, description="Requests for one model, queued or running; one more is 429."
     )
 
-    files_bytes_max: Bytes = Field(GIB, description="Bytes of all files, and of all stored responses.")
+    responses_bytes_max: Bytes = Field(
+        GIB,
+        description="Bytes of what was asked for in responses that are kept (`store`); a new one more is 503.",
+    )
+
+    files_bytes_max: Bytes = Field(GIB, description="Bytes of all files.")
     file_bytes_max: Bytes = Field(64 * MIB, description="Bytes of one uploaded file.")
     file_ttl_s: Annotated[float, Gt(0), Le(366 * 86_400)] = Field(
         7 * 86_400, description="How long files and batches are kept."

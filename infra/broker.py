@@ -80,7 +80,10 @@ def broker_config(settings: Settings, port: int, monitor_port: int, directory: P
     jetstream = {
         "store_dir": str(directory),
         "max_memory_store": memory_bytes,
-        "max_file_store": settings.queue_bytes_max + settings.output_bytes_max + OTHER_STREAMS_BYTES,
+        "max_file_store": settings.queue_bytes_max
+        + settings.output_bytes_max
+        + settings.responses_bytes_max
+        + OTHER_STREAMS_BYTES,
         **({"sync_interval": "always"} if durable else {}),
     }
     # The format of nats-server's config is a superset of JSON, which leaves nothing to escape by hand.

@@ -174,7 +174,12 @@ def _disk(settings: Settings) -> Check:
     while not directory.exists():
         directory = directory.parent
     free = shutil.disk_usage(directory).free
-    most = settings.queue_bytes_max + settings.output_bytes_max + OTHER_STREAMS_BYTES
+    most = (
+        settings.queue_bytes_max
+        + settings.output_bytes_max
+        + settings.responses_bytes_max
+        + OTHER_STREAMS_BYTES
+    )
     said = f"{free / GIB:.1f} GiB free; the streams take up to {most / GIB:.1f} GiB"
     if free < 64 * MIB:
         return Check("disk", "problem", said, "make room, or choose another --store")

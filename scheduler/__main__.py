@@ -77,10 +77,15 @@ async def ensure_streams(js: JetStream, settings: Settings) -> None:
     dead = streams.dead_stream(
         dead_bytes_max=settings.dead_bytes_max, dead_ttl_s=settings.dead_ttl_s, replicas=replicas
     )
+    responses = streams.responses_stream(
+        responses_bytes_max=settings.responses_bytes_max,
+        retention_s=settings.request_timeout_max_s + settings.result_ttl_s,
+        replicas=replicas,
+    )
     config = streams.bucket_stream(streams.CONFIG_BUCKET, replicas=replicas)
     rates = streams.rates_stream(replicas=replicas)
     counts = streams.counts_stream(replicas=replicas)
-    for spec in (requests, output, dead, leader, models, config, rates, counts):
+    for spec in (requests, output, dead, responses, leader, models, config, rates, counts):
         await js.ensure_stream(spec)
 
 

@@ -34,6 +34,9 @@ ERRORS: dict[str, ErrorRow] = {
     ),
     "not_allowed": ErrorRow(403, "permission_error", "not_allowed", "permission_error", is_final=True),
     "not_found": ErrorRow(404, "invalid_request_error", "not_found", "not_found_error"),
+    "previous_response_not_found": ErrorRow(
+        400, "invalid_request_error", "previous_response_not_found", "invalid_request_error"
+    ),
     "method_not_allowed": ErrorRow(
         405, "invalid_request_error", "method_not_allowed", "invalid_request_error"
     ),

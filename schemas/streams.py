@@ -16,6 +16,7 @@ REQUESTS = "REQUESTS"
 OUTPUT = "OUTPUT"
 DEAD = "DEAD"
 RATES = "RATES"
+RESPONSES = "RESPONSES"
 LEADER_BUCKET = "penstock_leader"
 MODELS_BUCKET = "penstock_models"
 CONFIG_BUCKET = "penstock_config"
@@ -129,6 +130,27 @@ def dead_stream(*, dead_bytes_max: int, dead_ttl_s: float, replicas: int = 1) ->
             "max_age": int(dead_ttl_s * NS_PER_S),
             "max_msgs_per_subject": 1,
             "duplicate_window": NS_PER_S,  # a letter is written once by CAS on its subject
+            "allow_direct": True,
+            "num_replicas": replicas,
+        },
+    )
+
+
+def responses_stream(*, responses_bytes_max: int, retention_s: float, replicas: int = 1) -> StreamSpec:
+    """What was asked for in responses that are kept: a record is stored before its request, and with OUTPUT's
+    `retention_s` it is there for as long as any result has to be."""
+    return StreamSpec(
+        RESPONSES,
+        {
+            "name": RESPONSES,
+            "subjects": [subjects.RESPONSES_ALL],
+            "retention": "limits",
+            "storage": "file",
+            "discard": "new",  # a full store refuses; it never drops what a client was told is kept
+            "max_bytes": responses_bytes_max,
+            "max_age": int(retention_s * NS_PER_S),
+            "max_msgs_per_subject": 1,
+            "duplicate_window": NS_PER_S,  # a record is written once by CAS on its subject
             "allow_direct": True,
             "num_replicas": replicas,
         },

@@ -19,6 +19,7 @@ CANCEL_ALL = f"{ROOT}.cancel.*.*"
 
 DEAD_ALL = f"{ROOT}.dead.>"
 RATES_ALL = f"{ROOT}.rate.*"
+RESPONSES_ALL = f"{ROOT}.response.>"
 
 PULL = f"{ROOT}.pull"
 LEADER = f"{ROOT}.leader"
@@ -131,6 +132,11 @@ def dead_of_any_model(rid: str) -> str:
 def rate(counter: str) -> str:
     """Where one counter of the rate limits is kept: stream RATES."""
     return f"{ROOT}.rate.{_key(counter)}"
+
+
+def response(tenant: str, rid: str) -> str:
+    """Where the record of a stored response is kept: stream RESPONSES."""
+    return f"{ROOT}.response.{_key(tenant)}.{_rid(rid)}"
 
 
 # The JetStream API and acknowledgements (subjects of the server, not ours).

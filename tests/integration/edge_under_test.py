@@ -34,6 +34,7 @@ from schemas.streams import (
     output_stream,
     rates_stream,
     requests_stream,
+    responses_stream,
 )
 
 MODEL = "Test/Model-1B"
@@ -198,7 +199,7 @@ async def raw_stream(port: int, **fields: Any) -> tuple[asyncio.StreamReader, as
 
 
 async def ensure_streams(js: JetStream, settings: Settings) -> None:
-    """REQUESTS, OUTPUT, RATES and the edges' buckets, as a scheduler makes them."""
+    """REQUESTS, OUTPUT, RESPONSES, RATES and the edges' buckets, as a scheduler makes them."""
     await js.ensure_stream(
         requests_stream(queue_max=settings.queue_max, queue_bytes_max=settings.queue_bytes_max)
     )
@@ -208,6 +209,9 @@ async def ensure_streams(js: JetStream, settings: Settings) -> None:
             retention_s=3600,
             first_seq=int(time.time() * 1000) * 1000,
         )
+    )
+    await js.ensure_stream(
+        responses_stream(responses_bytes_max=settings.responses_bytes_max, retention_s=3600)
     )
     await js.ensure_stream(bucket_stream(CONFIG_BUCKET))
     await js.ensure_stream(rates_stream())
