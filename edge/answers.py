@@ -86,6 +86,8 @@ class Ticket:
     """Of a request that is new."""
     comments: bool = True
     """Whether a stream may tell in comment lines how long the request still waits."""
+    shape: Callable[[View, str], Shape] = shape_of
+    """For a request that turns out to be one that is there, by its view and its rid."""
 
 
 class Answer(Response):
@@ -171,7 +173,7 @@ class Answer(Response):
             return
         if said is not None:
             self._is_new = False
-            self._shape = shape_of(said, self.ticket.rid)
+            self._shape = self.ticket.shape(said, self.ticket.rid)
             self.ticket.share(self)
             self._reader.catch_up()
         self._reader.resume()

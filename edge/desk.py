@@ -12,16 +12,16 @@ from edge.accounts import Account, refused
 from edge.answers import Answer, AnswerLimits, Outcome, Submit, Ticket
 from edge.audience import Audience
 from edge.closer import Closer
-from edge.dialects import dialect_of, shape_of
+from edge.dialects import dialect_of
 from edge.errors import OPENAI_ERRORS, ErrorStyle, Problem
 from edge.event_stream import EventStream
 from edge.forecast.doorkeeper import Prospect
 from edge.gate import Permit, Settled
+from edge.manner import AS_EVER, Manner
 from edge.position import Position
 from edge.problem_response import ProblemResponse
 from edge.reader import LogSources
 from edge.readers import Leaving
-from edge.whole_answer import WholeAnswer
 from infra.bus import Bus
 from infra.logs import get_logger
 from infra.settings import Settings
@@ -88,6 +88,7 @@ class Desk:
         client_id: str = "",
         permit: Permit | None = None,
         prospect: Prospect | None = None,
+        manner: Manner = AS_EVER,
     ) -> Response:
         """The answer of one reader; it is served when it is called.
 
@@ -120,11 +121,13 @@ class Desk:
             headers=permit.headers,
             prospect=prospect,
             comments=dialect.comments,
+            shape=manner.shape,
         )
-        shape = shape_of(view, rid)
+        shape = manner.shape(view, rid)
         if view.stream if stream is None else stream:
-            return EventStream(ticket, submit, self._sources, shape, self._limits, seen)
-        return WholeAnswer(ticket, submit, self._sources, shape, self._limits)
+            at_once = manner.at_once
+            return EventStream(ticket, submit, self._sources, shape, self._limits, seen, at_once=at_once)
+        return manner.whole(ticket, submit, self._sources, shape, self._limits)
 
     def _attach(
         self, account: str | None, grace_s: float | None, shared: bool, answer: Answer

@@ -32,6 +32,7 @@ class EventStream(Answer):
 
     `seen`: the client has had a part already and gets only what follows it. It has been answered with a 200 before, so
     the head goes out at once, and whatever goes wrong comes as the frame that the first stream would have ended with.
+    `at_once`: so it does for a client that has not, as soon as the request is stored.
     """
 
     def __init__(
@@ -42,12 +43,15 @@ class EventStream(Answer):
         shape: Shape,
         limits: AnswerLimits,
         seen: Position | None = None,
+        *,
+        at_once: bool = False,
     ) -> None:
         super().__init__(ticket, submit, sources, shape, limits, whole=False)
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._came_with = self._seen = seen
         self._begun = seen is not None
+        self._at_once = at_once
         self._head_sent = False
         self._complete = False
         self._pacer = Pacer(
@@ -76,6 +80,7 @@ class EventStream(Answer):
         self._wake()
 
     async def _write(self, send: Send) -> None:
+        self._begun = self._begun or (self._at_once and self._problem is None)
         while not self._gone:
             if self._problem is not None and not self._begun:
                 await self._send_problem(send, self._problem)

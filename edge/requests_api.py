@@ -11,14 +11,14 @@ import msgspec
 from starlette.responses import Response
 
 from edge import ends
-from edge.answers import Answer
 from edge.closer import Closer
 from edge.desk import Desk
 from edge.errors import Problem
 from edge.gate import Permit, Settled
 from edge.lookup import Found, Lookup
+from edge.manner import AS_EVER, Manner
 from edge.pages import Page, page_of
-from edge.position import position_asked
+from edge.position import Position, position_asked
 from edge.problem_response import ProblemResponse
 from edge.reader import LogSources
 from edge.registry import Registry
@@ -73,10 +73,44 @@ class RequestsApi:
         """The output as an event stream, after what the client says it has seen, also of a request that was posted
         without `stream`. `permit` is settled when the answer ends, or at once if there is none."""
         permit = permit or Permit()
-        answer = await self._open(tenant, rid, headers, query, permit)
-        if not isinstance(answer, Answer):
+        seen = position_asked(headers, query)
+        if isinstance(seen, Problem):
             permit.settle(Settled("refused"))
-        return answer
+            return ProblemResponse(seen)
+        found = self._desk.refusal() or await self.find(tenant, rid)
+        if isinstance(found, Problem):
+            permit.settle(Settled("refused"))
+            return ProblemResponse(found)
+        return self.open(tenant, RequestId(rid), found, headers, seen, permit=permit)
+
+    def open(
+        self,
+        tenant: TenantKey,
+        rid: RequestId,
+        found: Found,
+        headers: Mapping[str, str],
+        seen: Position | None,
+        manner: Manner = AS_EVER,
+        permit: Permit | None = None,
+    ) -> Response:
+        """The event stream of a request that was found; `permit` as in `stream`."""
+        permit = permit or Permit()
+        grace_s = self._grace(headers, found)
+        if isinstance(grace_s, Problem):
+            permit.settle(Settled("refused"))
+            return ProblemResponse(grace_s)
+        return self._desk.open(
+            tenant,
+            rid,
+            found.view or View(),
+            meta=found.meta,
+            grace_s=grace_s,
+            shared=found.end is None,
+            seen=seen,
+            stream=True,
+            permit=permit,
+            manner=manner,
+        )
 
     async def show(self, tenant: TenantKey, rid: str) -> Response:
         """How it stands."""
@@ -85,55 +119,29 @@ class RequestsApi:
 
     async def page(self, tenant: TenantKey, rid: str) -> Page | Problem:
         """How it stands, for who shows it in another way."""
-        found = await self._find(tenant, rid)
+        found = await self.find(tenant, rid)
         return found if isinstance(found, Problem) else await self._page(tenant, RequestId(rid), found)
 
     async def cancel(self, tenant: TenantKey, rid: str) -> Response:
         """Ends it, unless it has ended; then how it stands. Nothing is stored of it after the answer."""
-        found = await self._find(tenant, rid)
+        found = await self.find(tenant, rid)
+        if not isinstance(found, Problem):
+            found = await self.end(tenant, RequestId(rid), found)
         if isinstance(found, Problem):
             return ProblemResponse(found)
-        if found.end is None:
-            try:
-                last = await self._closer.close(tenant, RequestId(rid), ends.CANCELLED)
-            except BrokerAway:
-                return ProblemResponse(_away())
-            except StreamFull:
-                return ProblemResponse(
-                    Problem("output_full", "there is no room for the end of the request now")
-                )
-            found = replace(found, ctl=last)
         page = await self._page(tenant, RequestId(rid), found)
         return ProblemResponse(page, rid) if isinstance(page, Problem) else _shown(page)
 
-    async def _open(
-        self,
-        tenant: TenantKey,
-        rid: str,
-        headers: Mapping[str, str],
-        query: Mapping[str, str],
-        permit: Permit,
-    ) -> Response:
-        seen = position_asked(headers, query)
-        if isinstance(seen, Problem):
-            return ProblemResponse(seen)
-        found = self._desk.refusal() or await self._find(tenant, rid)
-        if isinstance(found, Problem):
-            return ProblemResponse(found)
-        grace_s = self._grace(headers, found)
-        if isinstance(grace_s, Problem):
-            return ProblemResponse(grace_s)
-        return self._desk.open(
-            tenant,
-            RequestId(rid),
-            found.view or View(),
-            meta=found.meta,
-            grace_s=grace_s,
-            shared=found.end is None,
-            seen=seen,
-            stream=True,
-            permit=permit,
-        )
+    async def end(self, tenant: TenantKey, rid: RequestId, found: Found) -> Found | Problem:
+        """Cancels a request that was found, unless it has ended; it has then."""
+        if found.end is not None:
+            return found
+        try:
+            return replace(found, ctl=await self._closer.close(tenant, rid, ends.CANCELLED))
+        except BrokerAway:
+            return _away()
+        except StreamFull:
+            return Problem("output_full", "there is no room for the end of the request now")
 
     def _grace(self, headers: Mapping[str, str], found: Found) -> float | Problem | None:
         """What a reader's leaving means: what it says itself, else what the request says, so that a reader that only
@@ -148,7 +156,8 @@ class RequestsApi:
         wishes = wishes_of(headers, defaults)
         return wishes if isinstance(wishes, Problem) else wishes.grace_s
 
-    async def _find(self, tenant: TenantKey, rid: str) -> Found | Problem:
+    async def find(self, tenant: TenantKey, rid: str) -> Found | Problem:
+        """A request that exists; a problem if there is none, or if nobody can tell now."""
         missing = Problem("not_found", "there is no such request; its result may have expired")
         if not is_request_id(rid):
             return missing
@@ -171,24 +180,38 @@ class RequestsApi:
         stream, subject = REQUESTS, subjects.request_of_any_model(tenant, rid)
         if found.ctl is not None:
             stream, subject = OUTPUT, subjects.output_ctl(tenant, rid)
-        first = await self._js.read(stream, subject, limit=1)
-        stored_at = header_value(first[0].headers, b"Nats-Time-Stamp") if first else None
+        stored_at = await self._stored_at(stream, subject, 1)
         card = self._registry.find(found.model, self._now())
         return View(
             model=found.model if isinstance(card, Problem) else card.name,
-            created=0
-            if stored_at is None
-            else int(msgspec.convert(stored_at.decode(), datetime).timestamp()),
+            created=stored_at or 0,
         )
 
+    async def ended_at(self, tenant: TenantKey, rid: RequestId, found: Found) -> int | None:
+        """When a request ended, in Unix seconds by the broker's clock; None: it has not, or no replica says it yet.
+        Raises BrokerAway."""
+        if found.ctl is None or found.end is None:
+            return None
+        return await self._stored_at(OUTPUT, subjects.output_ctl(tenant, rid), found.ctl.seq)
+
+    async def _stored_at(self, stream: str, subject: str, seq: int) -> int | None:
+        """When the first message of `subject` from `seq` on was stored."""
+        first = await self._js.read(stream, subject, start_seq=seq, limit=1)
+        told = header_value(first[0].headers, b"Nats-Time-Stamp") if first else None
+        return None if told is None else int(msgspec.convert(told.decode(), datetime).timestamp())
+
     async def _page(self, tenant: TenantKey, rid: RequestId, found: Found) -> Page | Problem:
+        entries = await self.entries(tenant, rid, found)
+        return entries if isinstance(entries, Problem) else page_of(rid, found.view, entries)
+
+    async def entries(self, tenant: TenantKey, rid: RequestId, found: Found) -> list[Entry] | Problem:
+        """The log of a request, as far as it is known to go; empty: nobody has taken the request yet."""
         try:
-            entries = [] if found.ctl is None else await self._entries(tenant, rid, found.ctl)
+            return [] if found.ctl is None else await self._entries(tenant, rid, found.ctl)
         except BrokerAway:
             return _away()
         except ValueError:
             return LOST
-        return page_of(rid, found.view, entries)
 
     async def _entries(self, tenant: TenantKey, rid: RequestId, known: Entry) -> list[Entry]:
         """The log, at least up to a record that is known to be there: any replica may answer."""

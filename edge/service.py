@@ -17,6 +17,7 @@ from edge.access.bounds import bounds_of
 from edge.access.classes import Classes
 from edge.access.identity import Access
 from edge.admission import Admitted, Arrival, admit
+from edge.answers import Submit
 from edge.call import Call, Caller
 from edge.closer import Closer
 from edge.counts.leftover import Leftovers
@@ -33,6 +34,7 @@ from edge.images import Images, images_of
 from edge.images_walk import Remote
 from edge.lineages import Lineages
 from edge.lookup import Found, Lookup
+from edge.manner import AS_EVER, Manner
 from edge.position import position_asked
 from edge.publisher import Publisher
 from edge.rates.limit import Rates
@@ -56,7 +58,7 @@ _log = get_logger("edge")
 
 class Edge:
     """`name` is this process's id; `fail` ends the process. `requests` finds requests by their rid, `lineages` by their
-    idempotency key. `images`: None for what the settings say."""
+    idempotency key; `room` is where all wait for a broker that is away. `images`: None for what the settings say."""
 
     def __init__(
         self,
@@ -88,6 +90,8 @@ class Edge:
         room = WaitingRoom(bus, places=settings.edge_pending_max)
         self.lineages = Lineages(js, lookup, room, timeout_s=settings.publish_timeout_s)
         self._publisher = Publisher(js, lookup, room, timeout_s=settings.publish_timeout_s)
+        self.js = js
+        self.room = room
         self._images = images or images_of(settings)
         self.access = Access(settings)
         self.bounds = bounds_of(settings)
@@ -121,7 +125,9 @@ class Edge:
         """Whether a request that came now could be run."""
         return self.bus.connected and self.registry.has_live_worker() and not self._draining
 
-    async def generate(self, dialect: Dialect, call: Call, asked: Asked | None = None) -> Response:
+    async def generate(
+        self, dialect: Dialect, call: Call, asked: Asked | None = None, manner: Manner = AS_EVER
+    ) -> Response:
         """The response to a generation: it publishes the request when it is served, or goes on with the one that its
         idempotency key stands for. `asked`: what the call's body was read as, if its dialect could not by itself."""
         new_rid = request_id(os.urandom(16))
@@ -147,14 +153,20 @@ class Edge:
             int(time.time()),
         )
         if wishes.key is not None:
-            known = await self._known(arrival, call, wishes.key, wishes.grace_s, known_as)
+            known = await self._known(arrival, call, wishes.key, wishes.grace_s, known_as, manner)
             if isinstance(known, Response):
                 return known
             arrival = replace(arrival, rid=known)
-        return await self._begin(arrival, call, known_as, wishes, remotes)
+        return await self._begin(arrival, call, known_as, wishes, remotes, manner)
 
     async def _begin(
-        self, arrival: Arrival, call: Call, asked: Asked, wishes: Wishes, remotes: Sequence[Remote]
+        self,
+        arrival: Arrival,
+        call: Call,
+        asked: Asked,
+        wishes: Wishes,
+        remotes: Sequence[Remote],
+        manner: Manner,
     ) -> Response:
         """The response to a request that is new, as far as is known."""
         admitted = admit(
@@ -179,23 +191,33 @@ class Edge:
         permit.settles.append(prospect.settle)
         view = admitted.meta.view
         assert view is not None, "an edge says how the output is to be shown"
+        submit: Submit = partial(
+            self._submit, replace(arrival, raw=raw), admitted, is_keyed=wishes.key is not None
+        )
+        if manner.around is not None:
+            submit = partial(manner.around, arrival, view, submit)
         return self._desk.open(
             arrival.tenant,
             arrival.rid,
             view,
             meta=admitted.meta,
             grace_s=wishes.grace_s,
-            submit=partial(
-                self._submit, replace(arrival, raw=raw), admitted, is_keyed=wishes.key is not None
-            ),
+            submit=submit,
             account=admitted.card.name,
             client_id=arrival.headers.get("x-request-id", ""),
             permit=permit,
             prospect=prospect,
+            manner=manner,
         )
 
     async def _known(
-        self, arrival: Arrival, call: Call, key: str, grace_s: float | None, asked: Asked
+        self,
+        arrival: Arrival,
+        call: Call,
+        key: str,
+        grace_s: float | None,
+        asked: Asked,
+        manner: Manner,
     ) -> Response | RequestId:
         """The response if the key stands for a request that is there, else the rid it gives to a new one. Only the
         former goes on where the client was: a new run is another text."""
@@ -223,6 +245,7 @@ class Edge:
             seen=seen,
             client_id=arrival.headers.get("x-request-id", ""),
             permit=permit,
+            manner=manner,
         )
 
     async def open_answer(self, caller: Caller) -> Permit | Problem:
