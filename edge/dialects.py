@@ -14,6 +14,8 @@ from edge.openai_bodies import Body, decode_chat, decode_completion, decode_embe
 from edge.openai_chat import ChatShape
 from edge.openai_completions import CompletionShape
 from edge.openai_embeddings import EmbeddingShape
+from edge.responses.shape import recordless
+from edge.responses.translate import read_response
 from schemas.choices import Choice
 from schemas.output import End
 from schemas.requests import View
@@ -32,8 +34,9 @@ def _unchanged(decode: Callable[[bytes], Body | Problem]) -> Callable[[bytes], A
 CHAT = Dialect("chat", _unchanged(decode_chat), ChatShape, OPENAI_ERRORS)
 COMPLETION = Dialect("completion", _unchanged(decode_completion), CompletionShape, OPENAI_ERRORS)
 EMBEDDING = Dialect("embedding", _unchanged(decode_embedding), EmbeddingShape, OPENAI_ERRORS)
+RESPONSE = Dialect("response", read_response, recordless, OPENAI_ERRORS)
 
-_ALL = (CHAT, COMPLETION, EMBEDDING, MESSAGE, TOKEN_COUNT, PREDICT, GENERATE, EVENTS)
+_ALL = (CHAT, COMPLETION, EMBEDDING, RESPONSE, MESSAGE, TOKEN_COUNT, PREDICT, GENERATE, EVENTS)
 _BY_NAME = {dialect.name: dialect for dialect in _ALL}
 
 

@@ -16,6 +16,7 @@ from edge.dialects import CHAT, COMPLETION, EMBEDDING
 from edge.endpoint import Endpoint
 from edge.errors import Problem
 from edge.openai_bodies import ChatBody, CompletionBody, EmbeddingBody
+from edge.responses import api as responses_api
 from edge.service import Edge
 
 GENERATION_PROBLEMS = (
@@ -47,6 +48,7 @@ def endpoints(edge: Edge) -> list[Endpoint]:
     """The table of one edge."""
     return [
         *_generation(edge),
+        *responses_api.endpoints(edge, GENERATION_PROBLEMS),
         *anthropic_api.endpoints(edge, GENERATION_PROBLEMS),
         *models_api.endpoints(edge),
         *_requests(edge),
