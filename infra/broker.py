@@ -35,8 +35,7 @@ STOP_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 1.0
 HEALTH_POLL_S = 0.02
 
-# Streams with a byte limit reserve it, so the store must have room for all of them: the queue, the outputs,
-# and this for dead letters and the key-value buckets.
+# Dead letters, batches and the key-value buckets.
 OTHER_STREAMS_BYTES = 2 * GIB
 MEMORY_BYTES = 256 * MIB
 
@@ -72,6 +71,12 @@ def plan_broker(settings: Settings) -> BrokerPlan:
     )
 
 
+def reserved_bytes(settings: Settings) -> int:
+    """Streams with a byte limit reserve it, so the store must have room for all of them."""
+    requests = settings.queue_bytes_max + settings.output_bytes_max + settings.responses_bytes_max
+    return requests + settings.files_bytes_max + OTHER_STREAMS_BYTES
+
+
 def broker_config(settings: Settings, port: int, monitor_port: int, directory: Path) -> str:
     """The text of the config file of a single nats-server."""
     durable = settings.broker_profile == "durable"
@@ -80,10 +85,7 @@ def broker_config(settings: Settings, port: int, monitor_port: int, directory: P
     jetstream = {
         "store_dir": str(directory),
         "max_memory_store": memory_bytes,
-        "max_file_store": settings.queue_bytes_max
-        + settings.output_bytes_max
-        + settings.responses_bytes_max
-        + OTHER_STREAMS_BYTES,
+        "max_file_store": reserved_bytes(settings),
         **({"sync_interval": "always"} if durable else {}),
     }
     # The format of nats-server's config is a superset of JSON, which leaves nothing to escape by hand.

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra import commands
-from infra.broker import OTHER_STREAMS_BYTES, BrokerError, find_nats_server, is_free
+from infra.broker import BrokerError, find_nats_server, is_free, reserved_bytes
 from infra.engine_choice import EngineChoice, EngineRefusal
 from infra.setting_types import GIB, MIB
 from infra.settings import Settings, redact, source_of
@@ -174,12 +174,7 @@ def _disk(settings: Settings) -> Check:
     while not directory.exists():
         directory = directory.parent
     free = shutil.disk_usage(directory).free
-    most = (
-        settings.queue_bytes_max
-        + settings.output_bytes_max
-        + settings.responses_bytes_max
-        + OTHER_STREAMS_BYTES
-    )
+    most = reserved_bytes(settings)
     said = f"{free / GIB:.1f} GiB free; the streams take up to {most / GIB:.1f} GiB"
     if free < 64 * MIB:
         return Check("disk", "problem", said, "make room, or choose another --store")

@@ -226,6 +226,17 @@ class JetStream:
             start_seq = batch[-1].seq + 1
         return messages
 
+    async def page(
+        self, stream: str, subject_filter: str, *, start_seq: int, bytes_max: int
+    ) -> tuple[list[Stored], bool]:
+        """Like one step of `read`, for messages that are large: at least one, and no more after `bytes_max`; and
+        whether there are more."""
+        return await self._direct_batch(stream, subject_filter, start_seq, _DIRECT_BATCH, bytes_max)
+
+    async def purge(self, stream: str, subject_filter: str) -> None:
+        """Deletes what `subject_filter` matches."""
+        await self._api(subjects.js_stream("PURGE", stream), {"filter": subject_filter})
+
     async def delete(self, stream: str, seq: int) -> bool:
         """Deletes one message by sequence, delivered or not. False: it was gone already."""
         body = {"seq": seq, "no_erase": True}
@@ -293,7 +304,7 @@ class JetStream:
         return self.bus.publish(ack_subject, b"+WPI")
 
     async def _direct_batch(
-        self, stream: str, subject_filter: str, start_seq: int, batch: int
+        self, stream: str, subject_filter: str, start_seq: int, batch: int, bytes_max: int | None = None
     ) -> tuple[list[Stored], bool]:
         """One direct get: (messages, whether there are more)."""
         messages: list[Stored] = []
@@ -320,6 +331,8 @@ class JetStream:
         inbox = self.bus.inbox()
         subscription = self.bus.subscribe(inbox, on_message)
         request = {"seq": start_seq, "batch": batch, "next_by_subj": subject_filter}
+        if bytes_max is not None:
+            request["max_bytes"] = bytes_max
         try:
             if not self.bus.publish(
                 subjects.js_direct_get(stream), msgspec.json.encode(request), reply=inbox

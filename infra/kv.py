@@ -37,10 +37,11 @@ class KeyValue:
         stored = await self._newest(key)
         return None if stored is None or _is_marker(stored) else (stored.payload, stored.seq)
 
-    async def items(self) -> dict[str, bytes]:
-        """All keys with their values."""
+    async def items(self, under: str | None = None) -> dict[str, bytes]:
+        """All keys with their values, or those that begin with `under` and a dot."""
         prefix = len(subjects.kv_all(self._bucket)) - 1
-        stored = await self._js.read(self._stream, subjects.kv_all(self._bucket))
+        wanted = subjects.kv_all(self._bucket) if under is None else subjects.kv_under(self._bucket, under)
+        stored = await self._js.read(self._stream, wanted)
         return {one.subject[prefix:]: one.payload for one in stored if not _is_marker(one)}
 
     async def put(self, key: str, value: bytes) -> int:

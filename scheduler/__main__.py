@@ -53,7 +53,7 @@ async def _first_streams(js: JetStream, settings: Settings) -> None:
 
 
 async def ensure_streams(js: JetStream, settings: Settings) -> None:
-    """Makes the two authorities and the scheduler's buckets where they are missing.
+    """Makes the two authorities, what files and batches are kept in, and the buckets where they are missing.
 
     Raises StreamMismatch if they differ from the settings.
     """
@@ -85,8 +85,20 @@ async def ensure_streams(js: JetStream, settings: Settings) -> None:
     config = streams.bucket_stream(streams.CONFIG_BUCKET, replicas=replicas)
     rates = streams.rates_stream(replicas=replicas)
     counts = streams.counts_stream(replicas=replicas)
-    for spec in (requests, output, dead, responses, leader, models, config, rates, counts):
+    kept = (requests, output, dead, responses, leader, models, config, rates, counts)
+    for spec in (*kept, *_of_files(settings, replicas)):
         await js.ensure_stream(spec)
+    await js.ensure_consumer(streams.batches_consumer())
+
+
+def _of_files(settings: Settings, replicas: int) -> list[streams.StreamSpec]:
+    ttl_s = settings.file_ttl_s
+    return [
+        streams.files_stream(files_bytes_max=settings.files_bytes_max, file_ttl_s=ttl_s, replicas=replicas),
+        streams.batches_stream(replicas=replicas),
+        streams.bucket_stream(streams.FILES_BUCKET, ttl_s=ttl_s, replicas=replicas),
+        streams.bucket_stream(streams.BATCHES_BUCKET, ttl_s=ttl_s, replicas=replicas),
+    ]
 
 
 def limits_of(settings: Settings, *, payload_max: int) -> Limits:

@@ -17,12 +17,19 @@ OUTPUT = "OUTPUT"
 DEAD = "DEAD"
 RATES = "RATES"
 RESPONSES = "RESPONSES"
+FILES = "FILES"
+BATCHES = "BATCHES"
 LEADER_BUCKET = "penstock_leader"
 MODELS_BUCKET = "penstock_models"
 CONFIG_BUCKET = "penstock_config"
 """What all edges must agree on: the secret that makes rids of idempotency keys."""
 COUNTS_BUCKET = "penstock_counts"
 """What all edges count together: see `edge.counts`."""
+
+FILES_BUCKET = "penstock_files"
+"""What is told of a file besides its content."""
+BATCHES_BUCKET = "penstock_batches"
+"""How batches of requests stand."""
 
 OUTPUT_REFUSE_AT = 0.80
 OUTPUT_HOLD_AT = 0.90
@@ -35,7 +42,17 @@ MS_PER_S = 1_000
 NS_PER_S = 1_000_000_000
 
 BUCKET_BYTES_MAX = 16 << 20
-"""The leader's key and a card of some hundred bytes per model: far below."""
+"""The leader's key and a card of some hundred bytes per model: far below. Of files and batches, with some hundred bytes
+each, it is a bound on their number: tens of thousands."""
+
+FILES_REFUSE_AT = 0.80
+"""The share of FILES from which on no file and no batch is taken: what is left is for results."""
+
+BATCHES_OPEN_MAX = 1000
+"""Batches that wait or run; one more is refused."""
+
+BATCH_ACK_WAIT_S = 5.0
+"""A batch whose runner was not heard of for this long is given to another one."""
 
 RATE_WINDOW_S_MAX = 3600
 """The longest window of a rate limit."""
@@ -157,6 +174,48 @@ def responses_stream(*, responses_bytes_max: int, retention_s: float, replicas: 
     )
 
 
+def files_stream(*, files_bytes_max: int, file_ttl_s: float, replicas: int = 1) -> StreamSpec:
+    """The contents of files: the messages of one content are its parts, in stream order."""
+    return StreamSpec(
+        FILES,
+        {
+            "name": FILES,
+            "subjects": [subjects.FILES_ALL],
+            "retention": "limits",
+            "storage": "file",
+            "discard": "new",  # what a client was told is stored stays until it expires
+            "max_bytes": files_bytes_max,
+            "max_age": int(file_ttl_s * NS_PER_S),
+            "max_msgs_per_subject": 1,  # one part, or one result of a line, under one number …
+            "discard_new_per_subject": True,  # … and the first one stands: a second try changes nothing
+            "duplicate_window": int(min(file_ttl_s, 1.0) * NS_PER_S),  # parts carry no Msg-Id
+            "allow_direct": True,
+            "num_replicas": replicas,
+        },
+    )
+
+
+def batches_stream(*, replicas: int = 1) -> StreamSpec:
+    """Batches that have not ended: one message each, which whoever runs it holds and does not ack before its end."""
+    return StreamSpec(
+        BATCHES,
+        {
+            "name": BATCHES,
+            "subjects": [subjects.BATCHES_ALL],
+            "retention": "workqueue",
+            "storage": "file",
+            "discard": "new",
+            "max_msgs": BATCHES_OPEN_MAX,
+            "max_bytes": BUCKET_BYTES_MAX,
+            "max_msgs_per_subject": 1,
+            "discard_new_per_subject": True,
+            "duplicate_window": NS_PER_S,  # a batch's message carries no Msg-Id
+            "allow_direct": True,
+            "num_replicas": replicas,
+        },
+    )
+
+
 def rates_stream(*, replicas: int = 1) -> StreamSpec:
     """Counters of the rate limits: what is published adds to its subject's number, and the PubAck tells the sum.
 
@@ -239,3 +298,18 @@ def requests_consumer(klass: Klass, model: ModelKey, *, ack_wait_s: float, queue
 def consumers_of(model: ModelKey, *, ack_wait_s: float, queue_max: int) -> list[ConsumerSpec]:
     """All durables of a model, one per class."""
     return [requests_consumer(klass, model, ack_wait_s=ack_wait_s, queue_max=queue_max) for klass in CLASSES]
+
+
+def batches_consumer() -> ConsumerSpec:
+    """The durable that edges pull batches from."""
+    return ConsumerSpec(
+        BATCHES,
+        "edges",
+        {
+            "durable_name": "edges",
+            "ack_policy": "explicit",
+            "ack_wait": int(BATCH_ACK_WAIT_S * NS_PER_S),
+            "max_deliver": -1,  # a delivery limit strands the message in the stream for ever
+            "max_ack_pending": BATCHES_OPEN_MAX,
+        },
+    )

@@ -20,6 +20,8 @@ CANCEL_ALL = f"{ROOT}.cancel.*.*"
 DEAD_ALL = f"{ROOT}.dead.>"
 RATES_ALL = f"{ROOT}.rate.*"
 RESPONSES_ALL = f"{ROOT}.response.>"
+FILES_ALL = f"{ROOT}.file.>"
+BATCHES_ALL = f"{ROOT}.batch.>"
 
 PULL = f"{ROOT}.pull"
 LEADER = f"{ROOT}.leader"
@@ -139,6 +141,26 @@ def response(tenant: str, rid: str) -> str:
     return f"{ROOT}.response.{_key(tenant)}.{_rid(rid)}"
 
 
+def file_part(tenant: str, content: str, number: int) -> str:
+    """One part of a file's content, or the result of one line of a batch: stream FILES."""
+    return f"{ROOT}.file.{_key(tenant)}.{_key(content)}.{number}"
+
+
+def file_parts(tenant: str, content: str) -> str:
+    """Matches every part of a file's content."""
+    return f"{ROOT}.file.{_key(tenant)}.{_key(content)}.*"
+
+
+def part_number(subject: str) -> int:
+    """Which part a subject that `file_part` has built is."""
+    return int(subject.rpartition(".")[2])
+
+
+def batch(tenant: str, batch_id: str) -> str:
+    """The work to run a batch of requests from a file: stream BATCHES."""
+    return f"{ROOT}.batch.{_key(tenant)}.{_key(batch_id)}"
+
+
 # The JetStream API and acknowledgements (subjects of the server, not ours).
 
 JS_API = "$JS.API."
@@ -169,8 +191,13 @@ def js_direct_get(stream: str) -> str:
 
 
 def kv_key(bucket: str, key: str) -> str:
-    """Where a bucket keeps a key, as every NATS client lays buckets out."""
-    return f"$KV.{_key(bucket)}.{_key(key)}"
+    """Where a bucket keeps a key, as every NATS client lays buckets out. A key is one token or several, with dots."""
+    return f"$KV.{_key(bucket)}.{'.'.join(_key(token) for token in key.split('.'))}"
+
+
+def kv_under(bucket: str, token: str) -> str:
+    """Every key of a bucket that begins with `token` and a dot."""
+    return f"$KV.{_key(bucket)}.{_key(token)}.>"
 
 
 def kv_all(bucket: str) -> str:
