@@ -77,11 +77,15 @@ class Place:
         caller = self._edge.access.identify(request.headers, address)
         if isinstance(caller, Problem):
             return refuse(caller, errors=self._errors)
-        raw = await read_body(request, self._edge.body_bytes_max, timeout_s=self._edge.bounds.body_timeout_s)
+        raw: bytes | Problem = b""
+        if not endpoint.reads_body:
+            patience_s = self._edge.bounds.body_timeout_s
+            raw = await read_body(request, self._edge.body_bytes_max, timeout_s=patience_s)
         if isinstance(raw, Problem):
             return refuse(raw, errors=self._errors)
+        own = request if endpoint.reads_body else None
         return await endpoint.handle(
-            Call(caller, request.headers, raw, request.query_params, request.path_params, self._errors)
+            Call(caller, request.headers, raw, request.query_params, request.path_params, self._errors, own)
         )
 
 

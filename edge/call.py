@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from starlette.requests import Request
+
 from edge.errors import OPENAI_ERRORS, ErrorStyle
 from schemas.ids import ANONYMOUS, TenantKey
 from schemas.requests import CLASSES, Klass
@@ -38,7 +40,7 @@ class Caller:
 @dataclass(frozen=True)
 class Call:
     """`headers` by lower-case name; `path` holds what stood in the places of the endpoint's path; `errors` is how this
-    endpoint tells of failures."""
+    endpoint tells of failures; `request` is there for an endpoint that reads its body itself, and `body` empty then."""
 
     caller: Caller
     headers: Mapping[str, str]
@@ -46,3 +48,4 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     path: Mapping[str, str] = field(default_factory=dict)
     errors: ErrorStyle = OPENAI_ERRORS
+    request: Request | None = None

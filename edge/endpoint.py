@@ -17,7 +17,8 @@ class Endpoint:
 
     For the API's description: `takes` and `gives` are the types of the bodies, as msgspec knows them (None: there is
     none, or it is not JSON); `streams`: it may answer with an event stream; `problems` are reasons of the error table
-    that it may answer with besides those that any endpoint may.
+    that it may answer with besides those that any endpoint may. `reads_body`: its handler reads the body of
+    `Call.request` itself, because it may be larger than a request to a model.
     """
 
     method: str
@@ -29,3 +30,4 @@ class Endpoint:
     streams: bool = False
     problems: tuple[str, ...] = ()
     errors: ErrorStyle = OPENAI_ERRORS
+    reads_body: bool = False
