@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from infra import wire
 from infra.bus import Subscription
-from infra.jetstream import IN_PROCESS, WRONG_LAST, JetStream, PubAck, Stored, expect_headers
+from infra.jetstream import FULL, IN_PROCESS, WRONG_LAST, JetStream, PubAck, Stored, expect_headers
 from schemas import subjects
-from schemas.errors import BrokerAway, BrokerRefused
+from schemas.errors import BrokerAway, BrokerRefused, StreamFull
 from schemas.streams import bucket_stream
 
 _DELETED = wire.encode_headers({"KV-Operation": "DEL"})[:-2]
@@ -87,6 +87,8 @@ class KeyValue:
 def _revision(ack: PubAck) -> int:
     if ack.err_code == IN_PROCESS:
         raise BrokerAway("a replicated bucket still works on another update of this key")
+    if ack.err_code == FULL:
+        raise StreamFull(f"a key was not stored: {ack.description}")
     if not ack.stored:
         raise BrokerRefused(f"a key was not stored: {ack.description} ({ack.err_code})")
     return ack.seq

@@ -58,6 +58,7 @@ ERRORS: dict[str, ErrorRow] = {
     "broker_away": ErrorRow(503, "server_error", "broker_away", "overloaded_error", True),
     "edge_full": ErrorRow(503, "server_error", "edge_full", "overloaded_error", True),
     "output_full": ErrorRow(503, "server_error", "output_full", "overloaded_error", True),
+    "files_full": ErrorRow(503, "server_error", "files_full", "overloaded_error", True),
     "queue_timeout": ErrorRow(503, "server_error", "queue_timeout", "timeout_error", True),
     "outcome_unknown": ErrorRow(503, "server_error", "outcome_unknown", "api_error", True),
     "draining": ErrorRow(503, "server_error", "draining", "overloaded_error", True),
