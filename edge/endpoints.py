@@ -50,6 +50,7 @@ def endpoints(edge: Edge) -> list[Endpoint]:
         *_generation(edge),
         *responses_api.endpoints(edge, GENERATION_PROBLEMS),
         *anthropic_api.endpoints(edge, GENERATION_PROBLEMS),
+        *edge.batches.endpoints(),
         *models_api.endpoints(edge),
         *_requests(edge),
         *compat.endpoints(edge, GENERATION_PROBLEMS),

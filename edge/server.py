@@ -53,8 +53,10 @@ async def serve(context: RoleContext) -> None:
     serving = context.spawn(server.serve(sockets=[listener]), "http")
     await server.accepting.wait()
     edge.when_ready(context.ready)
+    edge.batches.start()
     await context.stop.wait()
     edge.drain()
+    await edge.batches.close()
     server.should_exit = True
     cutter = asyncio.get_running_loop().call_later(settings.drain_timeout_s - last_words_s, edge.cut_off)
     await serving

@@ -18,6 +18,7 @@ from edge.access.classes import Classes
 from edge.access.identity import Access
 from edge.admission import Admitted, Arrival, admit
 from edge.answers import Submit
+from edge.batches.service import Batches
 from edge.call import Call, Caller
 from edge.closer import Closer
 from edge.counts.leftover import Leftovers
@@ -108,6 +109,9 @@ class Edge:
         self._desk = Desk(settings, bus, name, sources, self._closer)
         self._desk.audience.on_beat = self._on_beat
         self.requests = RequestsApi(settings, js, lookup, sources, self._closer, self.registry, self._desk)
+        self.batches = Batches(
+            settings, js, generate=self.generate, cancel=self.requests.cancel, name=name, fail=fail
+        )
 
     def start(self) -> None:
         """Begins to listen to the leader, to other edges and to the state of the connection."""
