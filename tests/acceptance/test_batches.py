@@ -13,10 +13,12 @@ from openai.types import Batch
 
 from bench.system import System
 from bench.transcript import MODEL, client, expected
+from schemas.streams import BATCH_ACK_WAIT_S
 from tests.acceptance.conftest import StartSystem
+from tests.acceptance.tap import assert_clean, output_logs
 from workers.engines.simulator import reference_text
 
-CHAT = "/v1/chat/completions"
+CHAT: Any = "/v1/chat/completions"
 LINES = 50
 TOKENS = 20
 OVER = ("completed", "failed", "expired", "cancelled")
@@ -148,8 +150,7 @@ def test_a_bad_file_fails_before_anything_runs_and_says_where(remote: OpenAI) ->
     wrong_url = json.dumps({**chat(2), "url": "/v1/embeddings"})
     wrong_method = json.dumps({**chat(3), "method": "GET"})
     nameless = json.dumps({"method": "POST", "url": CHAT, "body": {}})
-    lines = [good, "{", nameless, good, "", wrong_url, wrong_method]
-    data = "\n".join(lines)
+    data = f"{good}\n{{\n{nameless}\n{good}\n\n{wrong_url}\n{wrong_method}"
     file = remote.files.create(file=("bad.jsonl", data.encode()), purpose="batch")
     batch = remote.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
     batch = wait(remote, batch)
@@ -221,9 +222,15 @@ def test_a_cancelled_batch_keeps_what_is_done(remote: OpenAI) -> None:
         assert text_of(line) == expected(f"line {custom_id[1:]}", 100)
 
 
+def rids_of(remote: OpenAI, batch: Batch) -> set[str]:
+    return {line["response"]["request_id"] for line in results(remote, batch.output_file_id).values()}
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("role", ["edge", "worker", "scheduler", "broker"])
-def test_a_kill_costs_no_line(system: System, role: str) -> None:
+def test_a_kill_costs_no_line_and_runs_none_twice(system: System, role: str) -> None:
+    """All edges, so the one that runs it, too."""
+    logs_before = set(output_logs(system.nats_url))
     remote = client(system.url)
     batch = start(remote, [chat(number, 60) for number in range(LINES)])
     until_begun(remote, batch)
@@ -232,5 +239,30 @@ def test_a_kill_costs_no_line(system: System, role: str) -> None:
         system.kill(victim)
     for victim in victims:
         system.wait_replaced(victim)
+    # The connections of the first client have died.
     remote = client(system.url)
-    assert_complete(remote, wait(remote, batch), tokens=60)
+    batch = wait(remote, batch)
+    assert_complete(remote, batch, tokens=60)
+    rids = rids_of(remote, batch)
+    assert set(assert_clean(system.nats_url, rids)) - logs_before == rids, "one run for each line"
+
+
+def runners_of(system: System, batch: Batch) -> list[str]:
+    """The ids of the edges that ran it, in order."""
+    told = [json.loads(line) for line in system.log_path.read_text().splitlines() if batch.id in line]
+    return [line["id"] for line in told if line["event"] == "runs a batch"]
+
+
+@pytest.mark.timeout(120)
+def test_another_edge_goes_on_within_seconds(system: System) -> None:
+    remote = client(system.url)
+    batch = start(remote, [chat(number, 60) for number in range(LINES)])
+    until_begun(remote, batch)
+    (first,) = runners_of(system, batch)
+    (victim,) = [edge for edge in system.processes("edge") if edge.id == first]
+    system.kill(victim)
+    killed_at = time.monotonic()
+    system.wait_until(lambda: len(runners_of(system, batch)) == 2, "another one runs it")
+    assert time.monotonic() - killed_at < 2 * BATCH_ACK_WAIT_S
+    system.wait_replaced(victim)
+    assert_complete(client(system.url), wait(client(system.url), batch), tokens=60)
