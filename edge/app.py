@@ -19,7 +19,8 @@ from edge.compat import probes
 from edge.desk import refuse
 from edge.endpoint import Endpoint
 from edge.endpoints import endpoints
-from edge.errors import OPENAI_ERRORS, Problem
+from edge.errors import OPENAI_ERRORS, ErrorStyle, Problem
+from edge.openapi.pages import add_document
 from edge.problem_response import ProblemResponse
 from edge.service import Edge
 
@@ -37,13 +38,14 @@ class EdgeApp:
 
     def __init__(self, edge: Edge) -> None:
         by_path: dict[str, dict[str, Endpoint]] = {}
-        for endpoint in endpoints(edge):
+        table = endpoints(edge)
+        for endpoint in table:
             by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
         # An object as endpoint is called as it is: a function would be wrapped.
         self._router = Router(
             [Route(path, Place(edge, by_method)) for path, by_method in by_path.items()],
             redirect_slashes=False,
-            default=_pages(edge),
+            default=_pages(edge, table),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +74,7 @@ class Place:
     async def _answer(self, request: Request) -> Response:
         endpoint = self._by_method.get(request.method)
         if endpoint is None:
-            return ProblemResponse(_not_allowed(request), errors=self._errors)
+            return _not_allowed(request, ", ".join(self._by_method), self._errors)
         address = request.client.host if request.client else ""
         caller = self._edge.access.identify(request.headers, address)
         if isinstance(caller, Problem):
@@ -114,8 +116,10 @@ async def read_body(request: Request, bytes_max: int, *, timeout_s: float) -> by
     return bytes(body)
 
 
-def _pages(edge: Edge) -> FastAPI:
-    app = FastAPI(title="Penstock", docs_url=None, redoc_url=None)
+def _pages(edge: Edge, table: list[Endpoint]) -> FastAPI:
+    # FastAPI's own description would be of what is here, not of the table.
+    app = FastAPI(openapi_url=None)
+    add_document(app, table)
     _add_probes(app, edge)
     _add_errors(app)
     return app
@@ -138,7 +142,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:
-            return ProblemResponse(_not_allowed(request))
+            return _not_allowed(request, (error.headers or {}).get("Allow", ""))
         path = request.url.path
         errors = ANTHROPIC_ERRORS if path.startswith(f"{ANTHROPIC_PATH}/") else OPENAI_ERRORS
         return ProblemResponse(Problem("not_found", f"there is nothing at {path}"), errors=errors)
@@ -149,8 +153,11 @@ def _add_errors(app: FastAPI) -> None:
         return ProblemResponse(UNEXPECTED)
 
 
-def _not_allowed(request: Request) -> Problem:
-    return Problem("method_not_allowed", f"{request.method} is not allowed on {request.url.path}")
+def _not_allowed(request: Request, allow: str, errors: ErrorStyle = OPENAI_ERRORS) -> Response:
+    said = Problem("method_not_allowed", f"{request.method} is not allowed on {request.url.path}")
+    response = ProblemResponse(said, errors=errors)
+    response.headers["allow"] = allow
+    return response
 
 
 def _json(body: object, status: int = 200) -> Response:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from starlette.responses import Response
 
 from edge.call import Call
 from edge.errors import OPENAI_ERRORS, ErrorStyle
+
+
+class Parameter(NamedTuple):
+    """What an endpoint reads beside body and path; `type_` is a type as msgspec knows it."""
+
+    name: str
+    where: Literal["query", "header"]
+    type_: object
+    description: str
 
 
 @dataclass(frozen=True)
@@ -17,8 +27,12 @@ class Endpoint:
 
     For the API's description: `takes` and `gives` are the types of the bodies, as msgspec knows them (None: there is
     none, or it is not JSON); `streams`: it may answer with an event stream; `problems` are reasons of the error table
-    that it may answer with besides those that any endpoint may. `reads_body`: its handler reads the body of
-    `Call.request` itself, because it may be larger than a request to a model.
+    that it may answer with besides those that any endpoint may. `parameters` are those it reads besides the ones of
+    all that publish requests; `events` is the type of what a stream's `data` lines hold, each as JSON. `takes_as` and
+    `gives_as` are media types; a body of another one than JSON has bytes for a type.
+
+    `reads_body`: its handler reads the body of `Call.request` itself, because it may be larger than a request to a
+    model.
     """
 
     method: str
@@ -31,3 +45,12 @@ class Endpoint:
     problems: tuple[str, ...] = ()
     errors: ErrorStyle = OPENAI_ERRORS
     reads_body: bool = False
+    parameters: tuple[Parameter, ...] = ()
+    events: object | None = None
+    takes_as: str = "application/json"
+    gives_as: str = "application/json"
+
+    @property
+    def publishes(self) -> bool:
+        """Whether it is one of those that publish requests: only they can meet an idempotency key."""
+        return "idempotency_mismatch" in self.problems

@@ -16,6 +16,9 @@ from edge.dialects import CHAT, COMPLETION, EMBEDDING
 from edge.endpoint import Endpoint
 from edge.errors import Problem
 from edge.openai_bodies import ChatBody, CompletionBody, EmbeddingBody
+from edge.openapi.answers import ChatChunk, ChatCompletion, EmbeddingList, TextChunk, TextCompletion
+from edge.openapi.headers import READING
+from edge.pages import Page
 from edge.responses import api as responses_api
 from edge.service import Edge
 
@@ -43,6 +46,18 @@ GENERATION_PROBLEMS = (
     "cancelled",
 )
 
+RUN_PROBLEMS = (
+    "context_length",
+    "queue_timeout",
+    "request_timeout",
+    "engine_error",
+    "poison",
+    "not_continuable",
+    "log_lost",
+    "cancelled",
+)
+"""How a request that runs may end."""
+
 
 def endpoints(edge: Edge) -> list[Endpoint]:
     """The table of one edge."""
@@ -58,14 +73,26 @@ def endpoints(edge: Edge) -> list[Endpoint]:
 
 
 def _generation(edge: Edge) -> list[Endpoint]:
-    def of(path: str, dialect: Dialect, takes: type, summary: str, *, streams: bool) -> Endpoint:
+    def of(
+        path: str, dialect: Dialect, takes: type, gives: type, summary: str, events: type | None = None
+    ) -> Endpoint:
         handle = partial(edge.generate, dialect)
-        return Endpoint("POST", path, handle, summary, takes, streams=streams, problems=GENERATION_PROBLEMS)
+        return Endpoint(
+            "POST",
+            path,
+            handle,
+            summary,
+            takes,
+            gives,
+            streams=events is not None,
+            problems=GENERATION_PROBLEMS,
+            events=events,
+        )
 
     return [
-        of("/v1/chat/completions", CHAT, ChatBody, "A chat's next message", streams=True),
-        of("/v1/completions", COMPLETION, CompletionBody, "A text's continuation", streams=True),
-        of("/v1/embeddings", EMBEDDING, EmbeddingBody, "Embeddings of texts", streams=False),
+        of("/v1/chat/completions", CHAT, ChatBody, ChatCompletion, "A chat's next message", ChatChunk),
+        of("/v1/completions", COMPLETION, CompletionBody, TextCompletion, "A text's continuation", TextChunk),
+        of("/v1/embeddings", EMBEDDING, EmbeddingBody, EmbeddingList, "Embeddings of texts"),
     ]
 
 
@@ -84,6 +111,7 @@ def _requests(edge: Edge) -> list[Endpoint]:
     async def cancel(call: Call) -> Response:
         return await requests.cancel(call.caller.tenant, call.path["rid"])
 
+    known = ("not_found", "broker_away", "log_lost")
     return [
         Endpoint(
             "GET",
@@ -91,8 +119,16 @@ def _requests(edge: Edge) -> list[Endpoint]:
             stream,
             "A request's output, from any place on",
             streams=True,
-            problems=("quota_exceeded",),
+            problems=(*known, *RUN_PROBLEMS, "quota_exceeded", "edge_full", "draining"),
+            parameters=READING,
         ),
-        Endpoint("GET", "/v1/requests/{rid}", show, "How a request stands"),
-        Endpoint("DELETE", "/v1/requests/{rid}", cancel, "Cancels a request"),
+        Endpoint("GET", "/v1/requests/{rid}", show, "How a request stands", gives=Page, problems=known),
+        Endpoint(
+            "DELETE",
+            "/v1/requests/{rid}",
+            cancel,
+            "Cancels a request",
+            gives=Page,
+            problems=(*known, "output_full"),
+        ),
     ]

@@ -13,6 +13,7 @@ from edge.anthropic.errors import ANTHROPIC_ERRORS
 from edge.call import Call
 from edge.endpoint import Endpoint
 from edge.errors import Problem
+from edge.openapi.answers import ModelAnswer, ModelList
 from edge.problem_response import ProblemResponse
 from edge.registry import name_asked
 from edge.service import Edge
@@ -35,12 +36,19 @@ def endpoints(edge: Edge) -> list[Endpoint]:
 
     # Names have slashes in them: `Qwen/Qwen2.5-1.5B`.
     return [
-        Endpoint("GET", "/v1/models", partial(list_models, edge), "The models that can be asked for"),
+        Endpoint(
+            "GET",
+            "/v1/models",
+            partial(list_models, edge),
+            "The models that can be asked for",
+            gives=ModelList,
+        ),
         Endpoint(
             "GET",
             "/v1/models/{name:path}",
             retrieve_model,
             "One model",
+            gives=ModelAnswer,
             problems=("model_not_found", "no_workers"),
         ),
     ]

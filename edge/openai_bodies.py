@@ -6,6 +6,7 @@ The client's bytes travel on unchanged: a field that is not named here reaches t
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -34,7 +35,8 @@ class Message(msgspec.Struct):
     """One turn of a chat; its content is the engine's business, but for what `edge.images_walk` looks for in it."""
 
     role: str
-    content: msgspec.Raw = msgspec.Raw(b"null")
+    # Made by a function: JSON Schema has no words for a default that is raw.
+    content: msgspec.Raw = msgspec.field(default_factory=partial(msgspec.Raw, b"null"))
 
 
 class Body(msgspec.Struct, kw_only=True):

@@ -114,6 +114,11 @@ class Bus:
         bus.subscribe(prefix + ".*", bus._on_reply)
         return bus
 
+    @classmethod
+    def unconnected(cls) -> Bus:
+        """One that never reaches a broker: for what only needs to be there, not to be heard."""
+        return cls(_Client(lambda _error: None))
+
     @property
     def connected(self) -> bool:
         """Whether bytes written now go to a live connection."""

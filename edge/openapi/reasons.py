@@ -1,0 +1,38 @@
+"""What each row of the error table means, in a sentence for people. Pure."""
+
+from __future__ import annotations
+
+REASONS: dict[str, str] = {
+    "bad_request": "The request cannot be read, or asks for what there is not; `param` names the field.",
+    "context_length": "Prompt and output do not fit into the model's context.",
+    "invalid_image": "An image is none, is too large, or is of a kind that is not taken.",
+    "image_fetch_failed": "An image could not be fetched from where the request says it is.",
+    "invalid_api_key": "There is no key, or one that is not known.",
+    "not_allowed": "The key may not do this.",
+    "not_found": "There is no such thing, or not any more.",
+    "method_not_allowed": "The path is there, the method is not; `Allow` tells those that are.",
+    "model_not_found": "No model has this name.",
+    "too_large": "The body has more bytes than are taken.",
+    "body_timeout": "The body did not come in time.",
+    "headers_too_large": "The headers have more bytes than are taken.",
+    "idempotency_mismatch": "The idempotency key was used with another body.",
+    "queue_full": "The queue is full.",
+    "rate_limited": "There were too many requests, or tokens, in the last while.",
+    "quota_exceeded": "The tenant, or the model, has as many requests as it may have.",
+    "no_slot": "No slot is free, and this server does not queue.",
+    "too_late": "The request could not be done by its deadline.",
+    "no_workers": "Nobody serves the model now.",
+    "broker_away": "The broker is away. Nothing was stored.",
+    "edge_full": "This server has as many answers open as it may have.",
+    "output_full": "There is no room for more output now.",
+    "queue_timeout": "No worker took the request in time.",
+    "outcome_unknown": "The broker did not say whether the request was stored; `request_id` names it.",
+    "draining": "This server is going away.",
+    "request_timeout": "The request did not end in time.",
+    "engine_error": "The engine failed.",
+    "poison": "The request brought several workers down and was given up.",
+    "not_continuable": "The worker was lost, and no other one can go on from where it was.",
+    "log_lost": "A part of the output is lost.",
+    "cancelled": "Somebody cancelled the request.",
+    "internal": "Something went wrong on our side.",
+}
