@@ -28,7 +28,7 @@ class Endpoint:
     For the API's description: `takes` and `gives` are the types of the bodies, as msgspec knows them (None: there is
     none, or it is not JSON); `streams`: it may answer with an event stream; `problems` are reasons of the error table
     that it may answer with besides those that any endpoint may. `parameters` are those it reads besides the ones of
-    all that publish requests; `events` is the type of what a stream's `data` lines hold, each as JSON. `takes_as` and
+    all that publish requests; `events` are the types of what a stream's `data` lines hold, each as JSON. `takes_as` and
     `gives_as` are media types; a body of another one than JSON has bytes for a type.
 
     `reads_body`: its handler reads the body of `Call.request` itself, because it may be larger than a request to a
@@ -46,7 +46,7 @@ class Endpoint:
     errors: ErrorStyle = OPENAI_ERRORS
     reads_body: bool = False
     parameters: tuple[Parameter, ...] = ()
-    events: object | None = None
+    events: tuple[object, ...] = ()
     takes_as: str = "application/json"
     gives_as: str = "application/json"
 

@@ -73,9 +73,7 @@ def endpoints(edge: Edge) -> list[Endpoint]:
 
 
 def _generation(edge: Edge) -> list[Endpoint]:
-    def of(
-        path: str, dialect: Dialect, takes: type, gives: type, summary: str, events: type | None = None
-    ) -> Endpoint:
+    def of(path: str, dialect: Dialect, takes: type, gives: type, summary: str, *events: type) -> Endpoint:
         handle = partial(edge.generate, dialect)
         return Endpoint(
             "POST",
@@ -84,7 +82,7 @@ def _generation(edge: Edge) -> list[Endpoint]:
             summary,
             takes,
             gives,
-            streams=events is not None,
+            streams=bool(events),
             problems=GENERATION_PROBLEMS,
             events=events,
         )
@@ -121,6 +119,7 @@ def _requests(edge: Edge) -> list[Endpoint]:
             streams=True,
             problems=(*known, *RUN_PROBLEMS, "quota_exceeded", "edge_full", "draining"),
             parameters=READING,
+            events=(ChatChunk, TextChunk, EmbeddingList),
         ),
         Endpoint("GET", "/v1/requests/{rid}", show, "How a request stands", gives=Page, problems=known),
         Endpoint(

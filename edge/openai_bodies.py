@@ -106,7 +106,7 @@ class GenerationBody(Body, kw_only=True):
 class ChatBody(GenerationBody, kw_only=True):
     """`POST /v1/chat/completions`."""
 
-    messages: list[Message]
+    messages: Annotated[list[Message], msgspec.Meta(extra_json_schema={"minItems": 1})]
 
 
 class CompletionBody(GenerationBody, kw_only=True):

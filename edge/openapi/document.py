@@ -68,6 +68,11 @@ PATH_PARAMETERS = {
     "name": "The model's name; it may have slashes in it.",
 }
 
+LAST_DATA = "[DONE]"
+"""What the last event of a stream of OpenAI's older APIs holds instead of JSON."""
+
+REQUEST_PATH = "/v1/requests/{rid}"
+
 _PLACE = re.compile(r"\{(\w+)(:path)?\}")
 
 
@@ -78,6 +83,8 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         operation = _operation(endpoint, schemas, failures)
+        if endpoint.publishes:
+            operation["responses"]["200"]["links"] = _links(endpoints)
         paths.setdefault(_PLACE.sub(r"{\1}", endpoint.path), {})[endpoint.method.lower()] = operation
     for probe in PROBES:
         if probe.path not in paths:
@@ -128,7 +135,7 @@ class _Schemas:
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         types = [
-            *chain.from_iterable((one.takes, one.gives, one.events) for one in endpoints),
+            *chain.from_iterable((one.takes, one.gives, *one.events) for one in endpoints),
             *(parameter.type_ for one in endpoints for parameter in parameters_of(one)),
             *(probe.gives for probe in PROBES),
         ]
@@ -136,6 +143,10 @@ class _Schemas:
         schemas, self.components = msgspec.json.schema_components(
             named, ref_template="#/components/schemas/{name}"
         )
+        for component in self.components.values():
+            if "description" in component:
+                # A docstring: its line ends and indents are the source's.
+                component["description"] = " ".join(component["description"].split())
         # By identity: types need not be hashable.
         self._by_id = {id(one): schema for one, schema in zip(named, schemas, strict=True)}
 
@@ -158,25 +169,47 @@ def _operation(endpoint: Endpoint, schemas: _Schemas, failures: Failures) -> dic
         content = {endpoint.takes_as: {"schema": schemas.of(endpoint.takes)}}
         operation["requestBody"] = {"required": True, "content": content}
     responses = failures.responses(endpoint.errors, problems_of(endpoint))
-    operation["responses"] = {"200": _answer(endpoint, schemas), **responses}
+    operation["responses"] = {"200": _answer(endpoint, schemas, failures), **responses}
     return operation
 
 
-def _answer(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
+def _answer(endpoint: Endpoint, schemas: _Schemas, failures: Failures) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if endpoint.gives is not None:
         content[endpoint.gives_as] = {"schema": schemas.of(endpoint.gives)}
     elif not endpoint.streams:
         content[JSON] = {"schema": {}}
     if endpoint.streams:
-        events: dict[str, Any] = {"schema": {"type": "string"}}
-        if endpoint.events is not None:
-            events["x-event-data"] = schemas.of(endpoint.events)
-        content["text/event-stream"] = events
+        content["text/event-stream"] = {"schema": _event(endpoint, schemas, failures)}
     answer: dict[str, Any] = {"description": endpoint.summary, "content": content}
     if endpoint.streams or endpoint.publishes:
         answer["headers"] = headers.references(headers.ANSWERED_HEADERS)
     return answer
+
+
+def _event(endpoint: Endpoint, schemas: _Schemas, failures: Failures) -> dict[str, Any]:
+    """OpenAPI 3.1 has no word for the events of a stream; tools that look into one take its schema for each event's."""
+    data: dict[str, Any] = {"type": "string"}
+    if endpoint.events:
+        told = [
+            *map(schemas.of, endpoint.events),
+            {"$ref": f"#/components/schemas/{failures.name_of(endpoint.errors)}"},
+        ]
+        events = {"contentMediaType": JSON, "contentSchema": {"anyOf": told}}
+        data["anyOf"] = [{"const": LAST_DATA}, events]
+    return {
+        "description": "One event.",
+        "type": "object",
+        "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": data},
+    }
+
+
+def _links(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """Where an answer's request can be asked for."""
+    linked = [_operation_id(one.method, one.path) for one in endpoints if one.path.startswith(REQUEST_PATH)]
+    return {
+        name: {"operationId": name, "parameters": {"rid": "$response.header.x-request-id"}} for name in linked
+    }
 
 
 def _probe(probe: Probe, schemas: _Schemas) -> dict[str, Any]:

@@ -28,13 +28,17 @@ class Failures:
 
     def responses(self, style: ErrorStyle, reasons: Iterable[str]) -> dict[str, Any]:
         """Responses by status, in the order of the statuses."""
-        name = type(style).__name__.removesuffix("s")
+        name = self.name_of(style)
         if name not in self.schemas:
             self.schemas[name] = schema_of_errors(style)
         by_status: dict[int, list[str]] = {}
         for reason in sorted(set(reasons)):
             by_status.setdefault(style.status(_problem(reason)), []).append(reason)
         return {str(status): self._response(style, name, by_status[status]) for status in sorted(by_status)}
+
+    def name_of(self, style: ErrorStyle) -> str:
+        """The schema's: that of the style's class, which is named after all of its errors, for one of them."""
+        return type(style).__name__.removesuffix("s")
 
     def _response(self, style: ErrorStyle, name: str, reasons: list[str]) -> dict[str, Any]:
         rows = [ERRORS[reason] for reason in reasons]

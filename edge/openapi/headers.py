@@ -52,8 +52,8 @@ PUBLISHING = (
     Parameter(
         LAST_EVENT_ID,
         "header",
-        _Position,
-        f"With a `{KEY_HEADER}` that was used before: the stream goes on after this event.",
+        str,
+        f"With a `{KEY_HEADER}` that was used before: the stream goes on after this event. Else it is not looked at.",
     ),
     Parameter(TRACEPARENT, "header", str, "The trace that the request is a part of (W3C Trace Context)."),
     Parameter("x-request-id", "header", str, "The client's own name of the request, for the logs."),
