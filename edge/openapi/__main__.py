@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from edge.endpoint import Endpoint
 from edge.endpoints import endpoints
 from edge.openapi.document import document
 from edge.openapi.pages import as_text
@@ -15,14 +16,19 @@ from infra.bus import Bus
 from infra.settings import Settings
 
 
+def table() -> list[Endpoint]:
+    """The endpoints of an edge with default settings, which is connected to nothing: to look at, not to call."""
+
+    async def make() -> list[Endpoint]:
+        edge = Edge(Settings.model_construct(), Bus.unconnected(), name="described", fail=_fail)
+        return endpoints(edge)
+
+    return asyncio.run(make())
+
+
 def described() -> dict[str, Any]:
-    """The document. The edge it is asked of is connected to nothing."""
-
-    async def describe() -> dict[str, Any]:
-        bus = Bus.unconnected()
-        return document(endpoints(Edge(Settings.model_construct(), bus, name="described", fail=_fail)))
-
-    return asyncio.run(describe())
+    """Their document."""
+    return document(table())
 
 
 def _fail(error: Exception) -> None:
