@@ -19,6 +19,7 @@ DEMO_START_S := 30
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-unit test-acceptance test-chaos test-slow test-integration test-llamacpp test-vllm \
   test-clients benchmark benchmark-vllm check fmt venv venv-vllm clean
+.PHONY: docs test-api
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -47,7 +48,10 @@ test-unit: $(VENV)/.installed-dev ## the pure parts, the exhaustive model, a tho
 	$(BIN)/python -m pytest tests/unit tests/model tests/sim tests/test_tidy.py $(ARGS)
 
 test-acceptance: $(VENV)/.installed-dev ## whole systems and real clients; not the slow ones
-	$(BIN)/python -m pytest tests/acceptance $(ARGS)
+	$(BIN)/python -m pytest tests/acceptance tests/api $(ARGS)
+
+test-api: $(VENV)/.installed-dev ## the API against its own document, and hostile bodies; longer: make test-api ARGS="-m ''"
+	$(BIN)/python -m pytest tests/api $(ARGS)
 
 test-slow: $(VENV)/.installed-dev ## the tests that take long: 20 s cuts, 15 s pauses, full-size load; not of engines
 	$(BIN)/python -m pytest -m slow --ignore=tests/llamacpp --ignore=tests/vllm $(ARGS)
@@ -77,6 +81,9 @@ benchmark: $(VENV)/.installed-dev ## the measurements of the README; writes benc
 benchmark-vllm: $(VLLM_VENV)/.installed ## the pipeline against vLLM's own server, on an idle machine
 	$(VLLM_BIN)/python -m bench.vllm_throughput --out bench/results/vllm_throughput.json $(ARGS)
 	$(VLLM_BIN)/python -m bench.vllm_throughput --hidden 128 --layers 2 --out bench/results/vllm_throughput_tiny.json $(ARGS)
+
+docs: $(VENV)/.installed-dev ## docs/openapi.json, made from the code; a test compares
+	$(BIN)/python -m edge.openapi docs/openapi.json
 
 check: $(VENV)/.installed-dev ## format, lint and types
 	$(BIN)/ruff format --check .

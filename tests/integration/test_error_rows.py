@@ -1,0 +1,85 @@
+"""Every row of the error table, as a client of the OpenAI API meets it: as a status, and as the end of a stream.
+
+What provokes each of them is tested where it belongs; here they come as the END of a request that a worker took, which
+is how any reason can come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from infra.broker import Broker
+from infra.settings import load_settings
+from schemas.errors import ERRORS
+from schemas.output import End
+from tests.integration.edge_under_test import CHAT, MESSAGES, MODEL, STREAMED, World, edge_on
+
+
+@pytest.fixture
+async def world(broker: Broker) -> AsyncIterator[World]:
+    async with edge_on(load_settings({"nats_url": broker.url})) as world:
+        yield world
+
+
+@pytest.mark.parametrize("reason", ERRORS)
+async def test_a_row_as_a_status(world: World, reason: str) -> None:
+    row = ERRORS[reason]
+    async with world.http as http:
+        asking = asyncio.create_task(http.post(CHAT, json={"model": MODEL, "messages": MESSAGES}))
+        attempt = await world.backend.attempt()
+        await attempt.end(End(status="error", reason=reason, message="so it is"))
+        answer = await asking
+    assert answer.status_code == row.status
+    assert answer.json() == {
+        "error": {
+            "message": "so it is",
+            "type": row.type_,
+            "param": None,
+            "code": row.code,
+            "request_id": attempt.rid,
+        }
+    }
+    assert answer.headers["x-request-id"] == answer.headers["request-id"] == attempt.rid
+    assert ("retry-after" in answer.headers) == ("retry-after-ms" in answer.headers) == row.retry_after
+    assert answer.headers.get("x-should-retry") == ("false" if row.is_final else None)
+
+
+@pytest.mark.parametrize("reason", ERRORS)
+async def test_a_row_as_the_end_of_a_stream(world: World, reason: str) -> None:
+    async with world.http as http:
+        asking = asyncio.create_task(http.post(CHAT, json=STREAMED))
+        attempt = await world.backend.attempt()
+        await attempt.tok("a")
+        await attempt.end(End(status="error", reason=reason, message="so it is"))
+        answer = await asking
+    assert answer.status_code == 200
+    *_, failed, done, rest = answer.text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    error = json.loads(failed.removeprefix("data: "))["error"]
+    assert (error["type"], error["code"]) == (ERRORS[reason].type_, ERRORS[reason].code)
+
+
+async def test_a_full_output_log_lets_nobody_in(world: World) -> None:
+    world.edge.registry._output_used = 0.9
+    world.backend.leading.cancel()
+    async with world.http as http:
+        answer = await http.post(CHAT, json=STREAMED)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "output_full")
+
+
+async def test_a_bug_of_ours_is_a_500_in_the_same_shape(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(world.edge.requests, "show", broken)
+    async with world.http as http:
+        answer = await http.get("/v1/requests/whatever")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+        assert "a bug" not in answer.text
+        assert (await http.get("/livez")).status_code == 200, "it goes on"
