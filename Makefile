@@ -9,6 +9,8 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_PINS := constraints-vllm.txt
 # Clients that the tests drive, each in an environment of its own; the JavaScript ones need node and npm.
 CLIENTS := .clients
+# AsyncAPI's parser, which needs node and npm as well.
+NODE := .node
 # More arguments for the command behind a target: make run ARGS="--workers 2", make test ARGS="-k relay"
 ARGS ?=
 SEEDS ?= 1-10000
@@ -19,7 +21,7 @@ DEMO_START_S := 30
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-unit test-acceptance test-chaos test-slow test-integration test-llamacpp test-vllm \
   test-clients benchmark benchmark-vllm check fmt venv venv-vllm clean
-.PHONY: docs test-api
+.PHONY: docs test-api test-asyncapi
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -59,6 +61,9 @@ test-slow: $(VENV)/.installed-dev ## the tests that take long: 20 s cuts, 15 s p
 test-integration: $(VENV)/.installed-dev ## only the tests against a real broker
 	$(BIN)/python -m pytest tests/contract tests/integration $(ARGS)
 
+test-asyncapi: $(NODE)/.installed ## docs/asyncapi.json by the official parser, in .node
+	cd $(NODE) && node ../tests/asyncapi/validate.mjs ../docs/asyncapi.json
+
 test-chaos: $(VENV)/.installed-dev ## 10,000 simulated worlds; others: make test-chaos SEEDS=1-100000
 	$(BIN)/python -m chaos --seeds $(SEEDS) $(ARGS)
 
@@ -82,8 +87,9 @@ benchmark-vllm: $(VLLM_VENV)/.installed ## the pipeline against vLLM's own serve
 	$(VLLM_BIN)/python -m bench.vllm_throughput --out bench/results/vllm_throughput.json $(ARGS)
 	$(VLLM_BIN)/python -m bench.vllm_throughput --hidden 128 --layers 2 --out bench/results/vllm_throughput_tiny.json $(ARGS)
 
-docs: $(VENV)/.installed-dev ## docs/openapi.json, made from the code; a test compares
+docs: $(VENV)/.installed-dev ## docs/openapi.json and docs/asyncapi.json, made from the code; tests compare them
 	$(BIN)/python -m edge.openapi docs/openapi.json
+	$(BIN)/python -m schemas.asyncapi docs/asyncapi.json
 
 check: $(VENV)/.installed-dev ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -98,8 +104,8 @@ venv: $(VENV)/.installed-dev ## .venv with everything for development
 
 venv-vllm: $(VLLM_VENV)/.installed ## .venv-vllm with vLLM for CPUs and what its tests need: several GB
 
-clean: ## remove .venv, .venv-vllm, .clients, caches and build results; .penstock (data) stays
-	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## remove .venv, .venv-vllm, .clients, .node, caches and build results; .penstock (data) stays
+	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS) $(NODE) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python $(VLLM_BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -114,6 +120,13 @@ $(CLIENTS)/.installed: tests/clients/requirements.txt tests/clients/requirements
 	mkdir -p $(CLIENTS)/js
 	cp tests/clients/package.json $(CLIENTS)/js/
 	cd $(CLIENTS)/js && npm install --no-package-lock --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(NODE)/.installed: tests/asyncapi/package.json
+	@npm --version > /dev/null || { echo "make test-asyncapi needs node and npm"; exit 1; }
+	mkdir -p $(NODE)
+	cp $< $(NODE)/
+	cd $(NODE) && npm install --no-package-lock --no-audit --no-fund --loglevel=error
 	@touch $@
 
 # Stamps: an install is repeated only when what it depends on has changed.

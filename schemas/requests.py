@@ -30,6 +30,8 @@ VIEW = "Penstock-View"
 EDGE = "Penstock-Edge"
 TRACEPARENT = "traceparent"
 MSG_ID = "Nats-Msg-Id"
+EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 
 
 def prompts_in(given: str | list[Any]) -> int:
