@@ -107,6 +107,7 @@ PURE = [
     "chaos/broker/*",
 ]
 SHELLS = [
+    "edge/anthropic/endpoints.py",
     "scheduler/__main__.py",
     "scheduler/broker_calls.py",
     "scheduler/leadership.py",

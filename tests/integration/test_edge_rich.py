@@ -186,7 +186,8 @@ async def test_an_adapter_is_a_model_of_its_own_to_clients(worlds: tuple[World, 
             (MODEL, None),
             (ADAPTER, MODEL),
         ]
-        assert (await client.models.retrieve(ADAPTER)).model_extra == {"max_model_len": 4096, "parent": MODEL}
+        extra = (await client.models.retrieve(ADAPTER)).model_extra or {}
+        assert (extra["max_model_len"], extra["parent"]) == (4096, MODEL)
         with pytest.raises(openai.NotFoundError):
             await client.models.retrieve("Team/Other")
     asking = post(worlds[0], "/v1/chat/completions", stream=True, messages=MESSAGES, model=ADAPTER)
