@@ -108,6 +108,7 @@ PURE = [
 ]
 SHELLS = [
     "edge/anthropic/endpoints.py",
+    "edge/forecast/doorkeeper.py",
     "scheduler/__main__.py",
     "scheduler/broker_calls.py",
     "scheduler/leadership.py",

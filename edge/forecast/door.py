@@ -128,7 +128,7 @@ class Door:
         wait_s = self._wait_s(problem.reason, asking, now)
         if wait_s is None:
             return problem
-        return problem._replace(retry_after_s=min(max(wait_s, RETRY_AFTER_S), RETRY_AFTER_MAX_S))
+        return problem._replace(retry_after_s=min(wait_s, RETRY_AFTER_MAX_S))
 
     def _wait_s(self, reason: str, asking: Asking, now: float) -> float | None:
         edges = self._peers.count(now)
@@ -149,8 +149,8 @@ class Door:
                 too_long_s = max(0.0, outlook.eta_s - self._patience_s(asking))
                 promises = self._of_model(asking, reason)
                 return pace and promises.promise(now, pace, edges=edges, after_s=too_long_s)
-            case "no_workers" | "output_full":
-                return outlook.eta_s
+            case "no_workers" | "output_full" if outlook.eta_s is not None:
+                return max(outlook.eta_s, RETRY_AFTER_S)
             case _:
                 return None
 
