@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -70,7 +71,11 @@ class Connection(HttpToolsProtocol):
         if self._is_late is None and self._is_idle:
             self._expect_head()
         self._fed += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self._refuse(NOT_HTTP)
         if self.transport.is_closing():
             return
         if self._in_head and self._in_message:
@@ -93,7 +98,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self.parser.should_upgrade():
             return
         self._expect_nothing()
         self._fed = 0
@@ -107,12 +112,12 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._taken += len(body)
-        if self.cycle is not None:
+        if self._newest is not None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_message = False
-        if self.cycle is None:
+        if self._newest is None or self.parser.should_upgrade():
             return
         super().on_message_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
@@ -129,15 +134,38 @@ class Connection(HttpToolsProtocol):
             self._expect_nothing()
             self._is_late = self.loop.call_later(UNREAD_S, self.transport.close)
 
-    def send_400_response(self, msg: str) -> None:
-        """What the parser does not take. In the middle of an answer there is no place for another one."""
-        self._refuse(NOT_HTTP)
+    def _feed(self, data: bytes) -> None:
+        """An offer to speak another protocol (Java's client makes it with every request) is declined by answering in
+        this one. The parser stops at the end of such a head, and would take the body for the next request."""
+        while True:
+            try:
+                return self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                method = self.parser.get_method()
+                if method == b"CONNECT" or not self._is_idle or self.transport.is_closing():
+                    return self._refuse(NOT_HTTP)
+                line = b"%b %b HTTP/%b\r\n" % (method, self.url, self.parser.get_http_version().encode())
+                headers = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+                data = b"".join([line, *headers, b"\r\n", data[offer.args[0] :]])
+                self.parser = httptools.HttpRequestParser(self)
 
     @property
     def _is_idle(self) -> bool:
         """No answer is being made."""
-        cycle: RequestResponseCycle | None = self.cycle
+        cycle = self._newest
         return cycle is None or cycle.response_complete
+
+    @property
+    def _newest(self) -> RequestResponseCycle | None:
+        """Of the last request whose head was taken; uvicorn's own types have none of a connection without any."""
+        return self.cycle
+
+    @property
+    def _may_answer(self) -> bool:
+        """Whether the client takes what is written now for the answer to what it sends."""
+        return self._is_idle or (
+            self._in_message and not self._in_head and not self.pipeline and not self.cycle.response_started
+        )
 
     def _expect_head(self) -> None:
         self._expect_nothing()
@@ -162,10 +190,12 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._expect_nothing()
-        if self._is_idle:
+        if self._may_answer:
             body = error_json(problem)
             length, close = (b"content-length", b"%d" % len(body)), (b"connection", b"close")
             headers = [*error_headers(problem), length, close]
             lines = [b"%b: %b\r\n" % header for header in headers]
             self.transport.write(b"".join([STATUS_LINE[problem.row.status], *lines, b"\r\n", body]))
+        if not self._is_idle:
+            self.cycle.disconnected = True
         self.transport.close()
