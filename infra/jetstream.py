@@ -219,7 +219,7 @@ class JetStream:
         messages: list[Stored] = []
         while limit is None or len(messages) < limit:
             wanted = _DIRECT_BATCH if limit is None else min(_DIRECT_BATCH, limit - len(messages))
-            batch, more = await self._direct_batch(stream, subject_filter, start_seq, wanted)
+            batch, more = await self.read_batch(stream, subject_filter, start_seq, wanted)
             messages += batch
             if not batch or not more:
                 break
@@ -231,7 +231,10 @@ class JetStream:
     ) -> tuple[list[Stored], bool]:
         """Like one step of `read`, for messages that are large: at least one, and no more after `bytes_max`; and
         whether there are more."""
-        return await self._direct_batch(stream, subject_filter, start_seq, _DIRECT_BATCH, bytes_max)
+        found, left = await self.read_batch(
+            stream, subject_filter, start_seq, _DIRECT_BATCH, bytes_max=bytes_max
+        )
+        return found, left > 0
 
     async def purge(self, stream: str, subject_filter: str) -> None:
         """Deletes what `subject_filter` matches."""
@@ -303,12 +306,24 @@ class JetStream:
         """Restarts the ack wait of a delivery (+WPI)."""
         return self.bus.publish(ack_subject, b"+WPI")
 
-    async def _direct_batch(
-        self, stream: str, subject_filter: str, start_seq: int, batch: int, bytes_max: int | None = None
-    ) -> tuple[list[Stored], bool]:
-        """One direct get: (messages, whether there are more)."""
+    async def counts_by_subject(self, stream: str, subject_filter: str) -> dict[str, int]:
+        """Messages by subject, of those that match."""
+        found: dict[str, int] = {}
+        while True:
+            asked = {"subjects_filter": subject_filter, "offset": len(found)}
+            info = await self._api(subjects.js_stream("INFO", stream), asked)
+            assert info is not None
+            page = info["state"].get("subjects") or {}
+            found |= page
+            if not page or len(found) >= int(info.get("total", 0)):
+                return found
+
+    async def read_batch(
+        self, stream: str, subject_filter: str, start_seq: int, batch: int, *, bytes_max: int = 0
+    ) -> tuple[list[Stored], int]:
+        """One direct get: (messages, how many there are after them). At least one comes, however large."""
         messages: list[Stored] = []
-        done: asyncio.Future[bool] = self.bus.answer()
+        done: asyncio.Future[int] = self.bus.answer()
 
         def on_message(_subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
             if done.done():
@@ -320,7 +335,7 @@ class JetStream:
                 if wire.status_of(headers) == SERVICE_UNAVAILABLE:
                     done.set_exception(BrokerAway(f"nobody serves stream {stream}"))
                 else:
-                    done.set_result(pending is not None and int(pending) > 0)
+                    done.set_result(0 if pending is None else int(pending))
                 return
             seq = wire.header_value(headers, b"Nats-Sequence")
             subject = wire.header_value(headers, b"Nats-Subject")
@@ -331,7 +346,7 @@ class JetStream:
         inbox = self.bus.inbox()
         subscription = self.bus.subscribe(inbox, on_message)
         request = {"seq": start_seq, "batch": batch, "next_by_subj": subject_filter}
-        if bytes_max is not None:
+        if bytes_max:
             request["max_bytes"] = bytes_max
         try:
             if not self.bus.publish(

@@ -14,10 +14,13 @@ readers       who reads at which edge, and what nobody reads any more
 fetching      the consumers of each model: there, fetched from, delivering
 window        how much of a model may be pulled from the queue
 models        which models there are
+quotas        what direct publishers queued beyond a bound
+quota_events  what they are told, and what they ask for
 watchdog      consumers that deliver nothing
 fleet         workers: credit, what they run, whether they live
 election      who leads
 service       the thin shell: messages to events, actions to messages
 broker_calls  the shell's calls about single requests
+quota_calls   the shell's calls for the quotas
 leadership    the shell's calls on the leader's key
 """

@@ -122,6 +122,8 @@ def limits_of(settings: Settings, *, payload_max: int) -> Limits:
         batch_window_s=settings.batch_window_ms / streams.MS_PER_S,
         batch_size_max=settings.batch_size_max,
         batch_bytes_max=min(settings.batch_bytes_max, room),
+        tenant_queue_max=settings.tenant_queue_max,
+        model_queue_max=settings.model_queue_max,
     )
 
 

@@ -15,13 +15,14 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from scheduler import events
+from scheduler import events, quota_events
 from scheduler.events import Action, Event
 from scheduler.fetching import Fetching
 from scheduler.fleet import Fleet, Lost, name_of
 from scheduler.holding import Name
 from scheduler.limits import Limits
 from scheduler.models import Model, Models
+from scheduler.quotas import Quotas
 from scheduler.readers import Readers
 from scheduler.requests import Requests
 from scheduler.turn import Turn
@@ -66,6 +67,7 @@ class Core:
         self._turn = Turn()
         self._requests = Requests(limits, self._fleet, self._models, self._turn)
         self._fetching = Fetching(limits, self._fleet, self._models, self._turn)
+        self._quotas = Quotas(limits, self._models, self._turn)
         self._readers = Readers(silent_s=limits.edge_silent_s)
         self._sweep_at = -inf
         self._look_for_readers_at = -inf
@@ -123,10 +125,18 @@ class Core:
                 self._on_connection_changed(connected)
             case events.QueueDepth(requests):
                 self._queue_depth = requests
+                self._quotas.depth(requests)
             case events.OutputUsed(share):
                 self._on_output_used(share)
             case events.Tick():
                 pass
+            case (
+                quota_events.QueueCounted()
+                | quota_events.OverFound()
+                | quota_events.QuotaCallFailed()
+                | quota_events.RefusalOver()
+            ):
+                self._quotas.handle(event)
             case _:
                 assert_never(event)
         self._serve()
@@ -157,6 +167,7 @@ class Core:
         self._fleet.check()
         self._requests.check()
         self._readers.check()
+        self._quotas.check()
         for model in self._models:
             model.window.check()
             assert self._turn.leading or not any(model.window.credit(klass) for klass in CLASSES)

@@ -6,6 +6,7 @@ from math import inf
 
 import msgspec
 
+from scheduler.quota_events import QuotaAction, QuotaEvent
 from scheduler.watchdog import Remedy
 from schemas.dispatch import Answer, EdgeBeat, Leader, ModelCard, Pull, Work
 from schemas.ids import ModelKey, RequestId, TenantKey, WorkerId
@@ -220,6 +221,7 @@ Event = (
     | ConnectionChanged
     | QueueDepth
     | OutputUsed
+    | QuotaEvent
     | Tick
 )
 
@@ -390,4 +392,5 @@ Action = (
     | OutputFull
     | Announce
     | RememberModel
+    | QuotaAction
 )

@@ -26,3 +26,5 @@ class Limits:
     batch_window_s: float
     batch_size_max: int
     batch_bytes_max: int
+    tenant_queue_max: int = 0
+    model_queue_max: int = 0

@@ -16,11 +16,12 @@ from infra.jetstream import SERVICE_UNAVAILABLE, JetStream
 from infra.lifecycle import RoleContext
 from infra.logs import get_logger
 from infra.wire import parse_headers, status_of
-from scheduler import events
+from scheduler import events, quota_events
 from scheduler.broker_calls import BrokerCalls
 from scheduler.core import Core
 from scheduler.leadership import Leadership
 from scheduler.limits import Limits
+from scheduler.quota_calls import QuotaCalls
 from schemas import dispatch, streams, subjects
 from schemas.errors import BrokerAway, BrokerRefused
 from schemas.ids import ModelKey, WorkerId
@@ -57,6 +58,7 @@ class SchedulerService:
         self._ensure_streams = ensure
         self._core = Core(context.id, limits)
         self._calls = BrokerCalls(js, self._handle)
+        self._quota_calls = QuotaCalls(js, self._handle)
         self._leadership = Leadership(
             context, js, clock=clock.now, handle=self._on_leadership, rearm=self._arm
         )
@@ -150,6 +152,12 @@ class SchedulerService:
                     _log.warning("OUTPUT takes records again", refused=refused)
             case events.Announce(leader):
                 self._bus.publish(subjects.LEADER, dispatch.encode(leader))
+            case quota_events.CountQueue():
+                self._spawn(self._quota_calls.count(), "count queue")
+            case quota_events.FindOver():
+                self._spawn(self._quota_calls.find(action), "find over quota")
+            case quota_events.RefuseQueued():
+                self._spawn(self._quota_calls.refuse(action), "refuse")
             case events.RememberModel(card):
                 self._spawn(self._leadership.remember(card), "remember model")
             case _:

@@ -112,6 +112,7 @@ SHELLS = [
     "scheduler/__main__.py",
     "scheduler/broker_calls.py",
     "scheduler/leadership.py",
+    "scheduler/quota_calls.py",
     "scheduler/service.py",
     "workers/__main__.py",
     "workers/metrics.py",

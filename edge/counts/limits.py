@@ -13,6 +13,7 @@ from edge.gate import Entering, Limit, Pass, Settled
 from edge.registry import Registry
 from infra.settings import Settings
 from schemas.ids import ModelKey, is_key, model_key
+from schemas.quotas import QUOTA_EXCEEDED, model_full, streams_full, tenant_full
 from schemas.requests import RequestMeta
 
 AWAY = Problem("broker_away", "the broker is away; the request was not stored")
@@ -51,8 +52,7 @@ class StreamsLimit:
         said = await self._counts.enter(key, bound)
         if said == "admitted":
             return Pass(settle=lambda _settled: self._counts.leave(key))
-        what = f"this key has {bound} answers open, and may have no more at the same time (streams)"
-        return AWAY if said == "away" else Problem("quota_exceeded", what)
+        return AWAY if said == "away" else Problem(QUOTA_EXCEEDED, streams_full(bound))
 
 
 class TenantLimit:
@@ -76,7 +76,7 @@ class TenantLimit:
         said = await self._counts.enter(key, self._queue_max)
         if said == "admitted":
             return Pass(settle=_until_end(self._counts, self._leftovers, key, entering, self._time_left_s))
-        return AWAY if said == "away" else tenant_full(self._queue_max)
+        return AWAY if said == "away" else Problem(QUOTA_EXCEEDED, tenant_full(self._queue_max))
 
 
 class ModelLimit:
@@ -110,21 +110,7 @@ class ModelLimit:
         if slots == bound:
             what = f"all {slots} slots of the model `{card.name}` are taken, and nothing is queued here"
             return Problem("no_slot", what)
-        return model_full(card.name, self._queue_max)
-
-
-def tenant_full(queue_max: int) -> Problem:
-    """The refusal that names the quota."""
-    return Problem(
-        "quota_exceeded", f"this tenant has {queue_max} requests queued or running, as many as it may"
-    )
-
-
-def model_full(name: str, queue_max: int) -> Problem:
-    """The refusal that names the quota."""
-    return Problem(
-        "quota_exceeded", f"the model `{name}` has {queue_max} requests queued or running, as many as it may"
-    )
+        return Problem(QUOTA_EXCEEDED, model_full(card.name, self._queue_max))
 
 
 def _until_end(

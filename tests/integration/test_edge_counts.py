@@ -146,7 +146,10 @@ async def test_a_refusal_does_not_keep_a_client_waiting(own_broker: embedded.Bro
 
 @pytest.mark.parametrize(
     ("setting", "said"),
-    [("tenant_queue_max", "this tenant has 6"), ("model_queue_max", "the model `Test/Model-1B` has 6")],
+    [
+        ("tenant_queue_max", "tenant may have 6 requests"),
+        ("model_queue_max", "be 6 requests for the model `Test/Model-1B`"),
+    ],
 )
 async def test_a_quota_is_named_with_its_value(own_broker: embedded.Broker, setting: str, said: str) -> None:
     async with two_edges(own_broker, **{setting: 6}) as (backend, worlds):
@@ -165,7 +168,7 @@ async def test_streams_of_a_key_count_as_long_as_their_answer(own_broker: embedd
         attempts = [await backend.attempt() for _ in clients]
         refused = await post(worlds[0])
         assert refused.json()["error"]["code"] == "quota_exceeded"
-        assert "2 answers open" in refused.json()["error"]["message"]
+        assert "may have 2 answers open" in refused.json()["error"]["message"]
         refused = await read(worlds[0], attempts[0].rid)
         assert refused.status_code == 429, "a second reader is an open answer, too"
         await leave(worlds[0], clients[0])
