@@ -26,6 +26,7 @@ OVERLOADED = (
         "broker_away",
         "edge_full",
         "output_full",
+        "files_full",
         "draining",
     ),
 )

@@ -99,7 +99,7 @@ def test_every_channel_is_used_and_every_message_sent() -> None:
         ),
         ("pull", encode(Pull("w", CARD, 4, 3, 9, 100, [Running(RID, "ack", "public", None, False)], True))),
         ("workReply", encode(WorkReply(["accepted", "full"]))),
-        ("leader", encode(Leader("s", 1, 7, [ModelState(CARD, 1, 4, 4, 0.5, 1, {"batch": 2}, {})]))),
+        ("leader", encode(Leader("s", 1, 7, [ModelState(CARD, 1, 4, 4, 0.5, 1, {"batch": 2}, 0.2, {})]))),
         ("edgeBeat", encode(EdgeBeat("e", [Reader("public", RID, 30.0)], False))),
         ("cancel", encode(Cancel("so be it", True))),
     ],
