@@ -45,7 +45,8 @@ class ResponseShape:
     would of a request for nothing special, and the events are the same. `clock`: Unix seconds at which the response is
     complete, when it is found to be; None: nobody tells.
 
-    An item ends when another begins, but for calls: the pieces of several may come in any order.
+    An item ends when another begins, but for calls: the pieces of several may come in any order. Logprobs stand at the
+    text that their tokens made; those of tokens that brought none wait for the next text.
     """
 
     keep_alive = KEEP_ALIVE
@@ -189,12 +190,14 @@ class ResponseShape:
             return
         if delta.reasoning:
             self._think(delta.reasoning, frames)
+            self._unshown = []
         if delta.logprobs and (delta.text or not (delta.reasoning or delta.tools)):
             self._unshown += [shown_logprob(told) for told in delta.logprobs]
         if delta.text:
             self._say(delta.text, frames)
         for piece in delta.tools:
             self._call(piece, frames)
+            self._unshown = []
 
     def _think(self, text: str, frames: list[bytes]) -> None:
         item = self._open
@@ -265,11 +268,11 @@ class ResponseShape:
     def _close(self, status: ItemStatus, frames: list[bytes]) -> None:
         """The last events of the item that grows, if that is no call."""
         item, self._open, self._text_head = self._open, None, b""
-        if isinstance(item, Message):
-            item.logprobs += self._unshown
-        self._unshown = []
         if item is None:
             return
+        if isinstance(item, Message):
+            item.logprobs += self._unshown
+            self._unshown = []
         part = item.part()
         place = {**_at(item), "content_index": 0}
         if isinstance(item, Message):
