@@ -33,7 +33,9 @@ _STREAM_DEFAULTS: dict[str, Any] = {
     "allow_msg_ttl": False,
     "metadata": {},
 }
-_STREAM_OPTIONAL = frozenset({"description", "discard_new_per_subject", "first_seq", "republish"})
+_STREAM_OPTIONAL = frozenset(
+    {"allow_msg_counter", "description", "discard_new_per_subject", "first_seq", "republish"}
+)
 _STREAM_VALUES: dict[str, tuple[Any, ...]] = {
     "retention": ("limits", "workqueue"),
     "discard": ("old", "new"),

@@ -74,6 +74,7 @@ class Stream:
         self._max_bytes: int = config["max_bytes"]
         self._max_per_subject: int = config["max_msgs_per_subject"]
         self._refuses_new: bool = config["discard"] == "new"
+        self._counts: bool = config.get("allow_msg_counter", False)
         self._refuses_per_subject: bool = config.get("discard_new_per_subject", False)
         self._max_age_s: float = config["max_age"] / NS_PER_S
         self._window_s: float = config["duplicate_window"] / NS_PER_S
@@ -95,6 +96,8 @@ class Stream:
         self, subject: bytes, headers: bytes, payload: bytes, now: float
     ) -> Message | Duplicate | Refusal:
         """Stores a message, or says why not: compare-and-set first, then duplicates, then limits."""
+        if self._counts:
+            return Refusal(500, 10052, "this broker adds nothing up")
         msg_id = None
         if headers:
             refusal = self._expectation(subject, headers)
