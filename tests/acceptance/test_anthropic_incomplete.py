@@ -47,7 +47,7 @@ def read(
     client = Anthropic(base_url=system.url, api_key="unused", max_retries=0, timeout=60)
     body = {"model": MODEL, "max_tokens": TOKENS, "messages": [{"role": "user", "content": prompt}]}
     try:
-        with client, client.messages.stream(**{**body, **fields}) as stream:  # type: ignore[arg-type]
+        with client, client.messages.stream(**{**body, **fields}) as stream:
             for piece in stream.text_stream:
                 pieces.append(piece)
                 if len(pieces) == 5:
