@@ -58,6 +58,7 @@ async def read_upload(request: Request, *, bytes_max: int, idle_s: float) -> Upl
         return Problem("bad_request", f"the form cannot be read: {error.message}")
     file = form.get("file")
     if not isinstance(file, UploadFile):
+        await form.close()
         return Problem("bad_request", "file is required", "file")
     size = file.size or 0
     if not 0 < size <= bytes_max:
