@@ -15,7 +15,7 @@ from edge.access.keyring import SECRET_BYTES, KeyRing
 from edge.call import Caller, Rate
 from infra.keys import Key, add_key, new_key, remove_key
 from infra.settings import SettingsError, load_settings
-from schemas.ids import ANONYMOUS
+from schemas.ids import ANONYMOUS, TenantKey
 
 NOW = datetime.now(UTC)
 SECRET = bytes(range(SECRET_BYTES))
@@ -131,7 +131,7 @@ def test_a_key_brings_its_own_limits_or_takes_those_of_the_settings(file: Path) 
     settings = {"rate_requests_max": 5, "rate_tokens_max": 6, "rate_window_s": 10, "keys_file": str(file)}
     access = Access(load_settings(settings))
     mine = identify(access, ("X-API-Key", text))
-    assert mine == Caller("t1", own.id, ("batch",), Rate(7, 60), Rate(9, 60), 3)
+    assert mine == Caller(TenantKey("t1"), own.id, ("batch",), Rate(7, 60), Rate(9, 60), 3)
     theirs = identify(access, ("X-API-Key", other))
     assert theirs is not None
     assert (theirs.requests, theirs.tokens, theirs.streams_max) == (Rate(5, 10), Rate(6, 10), 0)
