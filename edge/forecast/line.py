@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from edge.forecast.drain import Drain, Share
+from edge.registry import LEADER_SILENT_S
 from schemas.dispatch import ModelState
 from schemas.requests import CLASSES, Klass
 
@@ -29,7 +30,8 @@ EVERY_CLASS: dict[Klass, int] = dict.fromkeys(CLASSES, 0)
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """A request's place: `ahead` requests are taken before it; in `eta_s` it is, where that is known."""
+    """A request's place: `ahead` requests are taken before it; in `eta_s` it is, where that is known. That is not while
+    no leader is heard."""
 
     ahead: int
     eta_s: float | None
@@ -121,6 +123,8 @@ class Line:
 
     def _outlook(self, klass: Klass, ahead: dict[Klass, int], now: float) -> Outlook:
         everyone = sum(ahead.values())
+        if now - self.heard_at > LEADER_SILENT_S:
+            return Outlook(everyone, None)
         if not everyone and self.free > len(self._published):
             return Outlook(0, 0.0)
         rate = self._drain.rate(self.slots)

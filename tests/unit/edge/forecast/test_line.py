@@ -20,6 +20,13 @@ def test_without_a_rate_the_place_is_known_and_the_time_is_not() -> None:
     assert line.outlook("standard", 10.0) == Outlook(5, None)
 
 
+def test_while_no_leader_is_heard_no_time_is_known() -> None:
+    line, now = moving({"standard": 20}, {"standard": 4})
+    place = line.publish("standard", now)
+    assert line.outlook("standard", now + 3.1) == Outlook(21, None)
+    assert place.outlook(now + 3.1) == Outlook(20, None)
+
+
 def test_the_rate_is_what_is_taken_while_requests_wait() -> None:
     line, now = moving({"standard": 20}, {"standard": 4})
     assert line.rate("standard", now) == pytest.approx(4.0, rel=0.05)

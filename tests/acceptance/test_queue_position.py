@@ -1,0 +1,98 @@
+"""A queue of streams: each is told its place and how long it takes, until it runs."""
+
+from __future__ import annotations
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from bench.system import System
+from bench.transcript import assert_whole, stream
+from tests.acceptance.conftest import StartSystem
+from tests.acceptance.raw_client import PATHS, body_of
+
+TOKENS = 60
+ITL_MS = 20
+RUN_S = TOKENS * ITL_MS / 1e3
+HEAD_WAIT_S = 0.4
+
+
+class Told(NamedTuple):
+    """What one stream was told: place in the head, (seconds since the begin, place, eta) of each comment."""
+
+    head: int
+    comments: list[tuple[float, int, float | None]]
+    first_token_s: float
+    whole: bool
+
+
+@pytest.fixture(scope="module")
+def system(start_system: StartSystem) -> System:
+    return start_system(slots=1, itl_ms=ITL_MS, ttft_ms=5, head_wait_s=HEAD_WAIT_S, edges=2)
+
+
+def watch(system: System, number: int) -> Told:
+    time.sleep(number * 0.05)
+    began, comments, first_token_s, whole = time.monotonic(), [], 0.0, False
+    asked = body_of(f"waits {number}", TOKENS, ignore_eos=True)
+    with (
+        httpx.Client(timeout=60) as http,
+        http.stream("POST", system.url + PATHS["chat"], json=asked) as answer,
+    ):
+        for line in answer.iter_lines():
+            now_s = time.monotonic() - began
+            if found := re.fullmatch(r": queued position=(\d+)(?: eta=(\d+))?", line):
+                comments.append((now_s, int(found[1]), float(found[2]) if found[2] else None))
+            elif not first_token_s and '"content":"' in line and '"content":""' not in line:
+                first_token_s = now_s
+            whole |= line == "data: [DONE]"
+        return Told(int(answer.headers["x-queue-position"]), comments, first_token_s, whole)
+
+
+def test_places_fall_and_times_come_true(system: System) -> None:
+    for number in range(4):
+        assert_whole(stream(system.url, f"so fast {number}", TOKENS), f"so fast {number}", TOKENS)
+    with ThreadPoolExecutor(6) as pool:
+        told = list(pool.map(lambda number: watch(system, number), range(6)))
+    assert all(one.whole for one in told)
+    assert told[0].head == 0
+    assert told[1].head <= 1, "what was published a moment before may count, until the next heartbeat"
+    assert max(one.head for one in told) >= 3
+    for one in told:
+        places = [place for _, place, _ in one.comments]
+        assert places == sorted(places, reverse=True)
+        gaps = [later[0] - sooner[0] for sooner, later in zip(one.comments, one.comments[1:], strict=False)]
+        assert all(gap > 0.8 for gap in gaps), "not more often than once a second"
+    last = told[-1]
+    assert last.comments[-1][1] == 0, "the next one"
+    at_s, _, eta_s = last.comments[0]
+    assert eta_s is not None
+    assert abs(last.first_token_s - at_s - eta_s) < 2 * RUN_S
+
+
+def test_a_deadline_that_cannot_be_made_is_refused_at_once(system: System) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(watch, system, number) for number in range(6)]
+        system.wait_until(lambda: _refused(system) is not None, "the queue is long enough")
+        refused = _refused(system)
+        assert refused is not None
+        assert refused.json()["error"]["code"] == "deadline_unreachable"
+        assert 0 < float(refused.headers["retry-after-ms"]) / 1e3 < 6 * RUN_S
+        assert all(one.result().whole for one in running)
+
+
+def _refused(system: System) -> httpx.Response | None:
+    """An answer to a request that is in a hurry, if it was sent away."""
+    began = time.monotonic()
+    answer = httpx.post(
+        system.url + PATHS["chat"],
+        json=body_of("hurry", 1) | {"stream": False},
+        headers={"x-penstock-deadline": "0.6"},
+        timeout=10,
+    )
+    quick = time.monotonic() - began < 0.3
+    return answer if answer.status_code == 503 and quick else None
