@@ -120,42 +120,6 @@ def models(url: str) -> None:
     assert client(url).models.retrieve(MODEL).id == MODEL
 
 
-def responses(url: str) -> None:
-    answer = client(url).responses.create(model=MODEL, input=PROMPT, max_output_tokens=TOKENS)
-    assert answer.output_text
-    assert answer.usage is not None
-    assert answer.usage.output_tokens == TOKENS
-    events = list(
-        client(url).responses.create(model=MODEL, input=PROMPT, max_output_tokens=TOKENS, stream=True)
-    )
-    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == answer.output_text
-    assert [event.sequence_number for event in events] == list(range(len(events)))
-    assert client(url).responses.retrieve(answer.id).output_text == answer.output_text
-
-
-def responses_conversation(url: str) -> None:
-    first = client(url).responses.create(model=MODEL, input=PROMPT, max_output_tokens=TOKENS)
-    second = client(url).responses.create(
-        model=MODEL, input="And lakes?", previous_response_id=first.id, max_output_tokens=TOKENS
-    )
-    assert first.usage is not None
-    assert second.usage is not None
-    assert second.usage.input_tokens > first.usage.input_tokens
-    assert len(client(url).responses.input_items.list(second.id).data) >= 1
-
-
-def responses_background(url: str) -> None:
-    answer = client(url).responses.create(
-        model=MODEL, input=PROMPT, max_output_tokens=TOKENS, background=True
-    )
-    assert answer.status in ("queued", "in_progress")
-    stream = client(url).responses.retrieve(answer.id, stream=True)
-    assert [event.type for event in stream][-1] == "response.incomplete"
-    assert client(url).responses.retrieve(answer.id).status == "incomplete"
-    long = client(url).responses.create(model=MODEL, input=PROMPT, max_output_tokens=4000, background=True)
-    assert client(url).responses.cancel(long.id).status == "cancelled"
-
-
 def errors(url: str) -> None:
     asked: list[tuple[type[Exception], dict[str, Any]]] = [
         (openai.NotFoundError, {"model": "nobody", "messages": MESSAGES}),
@@ -196,9 +160,6 @@ CALLS = [
     completions_of_several_prompts,
     embeddings,
     models,
-    responses,
-    responses_conversation,
-    responses_background,
     errors,
 ]
 

@@ -19,6 +19,7 @@ PATIENCE_S = 60
 
 PYTHONS = {
     "openai_python": "python",
+    "openai_responses_python": "python",
     "anthropic_python": "python",
     "langchain_python": "python",
     "pydantic_ai_python": "python",
