@@ -94,6 +94,7 @@ PURE = [
     "edge/registry.py",
     "edge/relay.py",
     "edge/responses/body.py",
+    "edge/responses/described.py",
     "edge/responses/items.py",
     "edge/responses/listing.py",
     "edge/responses/output.py",

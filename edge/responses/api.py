@@ -25,8 +25,9 @@ from edge.problem_response import ProblemResponse
 from edge.requests_api import LOST
 from edge.responses.answers import Receipt, WholeResponse
 from edge.responses.body import ResponseBody, decode_response
+from edge.responses.described import ResponseObject
 from edge.responses.items import messages_of, shown_items
-from edge.responses.listing import listed
+from edge.responses.listing import ItemPage, listed
 from edge.responses.reading import object_of
 from edge.responses.record import Record
 from edge.responses.shape import RESPONSE_PREFIX, ResponseShape
@@ -250,7 +251,8 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
     """The endpoints; `problems` are those of any generation."""
     api = ResponsesApi(edge)
     one = "/v1/responses/{id}"
-    found = ("log_lost", "broker_away")
+    found = ("not_found", "log_lost", "broker_away")
+    closed = (*found, "output_full")
     create_problems = (*problems, "previous_response_not_found", "broker_away")
     return [
         Endpoint(
@@ -259,13 +261,41 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             api.create,
             "A response, which can be kept and gone on from",
             ResponseBody,
+            ResponseObject,
             streams=True,
             problems=create_problems,
         ),
         Endpoint(
-            "GET", one, api.retrieve, "A response as it stands, or its events", streams=True, problems=found
+            "GET",
+            one,
+            api.retrieve,
+            "A response as it stands, or its events",
+            gives=ResponseObject,
+            streams=True,
+            problems=("bad_request", *found),
         ),
-        Endpoint("DELETE", one, api.delete, "Forgets a response", gives=Deleted, problems=found),
-        Endpoint("POST", f"{one}/cancel", api.cancel, "Cancels a response", problems=(*found, "output_full")),
-        Endpoint("GET", f"{one}/input_items", api.input_items, "What a response was given", problems=found),
+        Endpoint(
+            "DELETE",
+            one,
+            api.delete,
+            "Forgets a response, and cancels one that runs",
+            gives=Deleted,
+            problems=closed,
+        ),
+        Endpoint(
+            "POST",
+            f"{one}/cancel",
+            api.cancel,
+            "Cancels a response",
+            gives=ResponseObject,
+            problems=closed,
+        ),
+        Endpoint(
+            "GET",
+            f"{one}/input_items",
+            api.input_items,
+            "What a response was given",
+            gives=ItemPage,
+            problems=("bad_request", *found),
+        ),
     ]

@@ -7,7 +7,7 @@ import contextlib
 
 from edge.errors import Problem
 from edge.idempotency import mismatch, same_body
-from edge.publishing import RETRY_WAIT_S
+from edge.publishing import RETRY_WAIT_S, TRY_TIMEOUT_S
 from edge.responses.record import Record, decode_record, encode_record
 from edge.waiting_room import WaitingRoom, no_place
 from infra.jetstream import (
@@ -76,7 +76,7 @@ class ResponseStore:
         self, tenant: TenantKey, rid: RequestId, record: Record, payload: bytes
     ) -> int | Problem | None:
         ack: PubAck = await self._js.publish(
-            subjects.response(tenant, rid), payload, headers=expect_headers(0)
+            subjects.response(tenant, rid), payload, headers=expect_headers(0), timeout_s=TRY_TIMEOUT_S
         )
         if ack.stored:
             return ack.seq

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, get_args
 
+import msgspec
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel
+
+from edge.responses.described import ResponseObject
 
 # What the Open Responses schema wants in every object, beside the official client's fields.
 OPEN_RESPONSES = {"presence_penalty", "frequency_penalty", "store"}
@@ -40,6 +43,7 @@ def event_of(frame: str) -> dict[str, Any]:
 def assert_whole_object(shown: dict[str, Any]) -> None:
     """Valid, and with every field there is."""
     valid(Response, shown)
+    msgspec.convert(shown, ResponseObject)
     assert set(Response.model_fields) - set(shown) == set()
     assert OPEN_RESPONSES - set(shown) == set()
 
