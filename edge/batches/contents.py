@@ -80,8 +80,9 @@ class Contents:
     ) -> AsyncIterator[Part]:
         """All parts in stream order, or those of one outcome.
 
-        `size`: the bytes they have together; without it, what a replica that lags does not know yet is missed. Raises
-        ContentGoneError if there are fewer bytes than that, and BrokerAway when it lasts, unless `patient`.
+        `size`: the bytes they have together; what is stored after these does not belong to the file. Without it, what a
+        replica that lags does not know yet is missed. Raises ContentGoneError if there are fewer bytes than that, and
+        BrokerAway when it lasts, unless `patient`.
         """
         next_seq, got, away, short = 1, 0, 0, 0
         while True:
@@ -102,9 +103,11 @@ class Contents:
                 if outcome is None or part.outcome == outcome:
                     got += len(part.data)
                     yield part
+                if got == size:
+                    return
             if page and more:
                 continue
-            if size is None or got >= size:
+            if size is None:
                 return
             short += 1
             if short > READ_TRIES_MAX:

@@ -28,6 +28,7 @@ FLUSH_S = 0.5
 """How often the counts that clients see move, and how soon a cancel is noticed."""
 
 _INPUT_GONE = LineFault("input_file_missing", "the input file was deleted, or has expired")
+_TOO_OFTEN = LineFault("too_many_runs", "the batch was begun again and again, and never came to its end")
 _OUTCOMES: tuple[tuple[Outcome, str], ...] = (("ok", "output"), ("failed", "errors"))
 
 _log = get_logger("batches")
@@ -48,6 +49,14 @@ class Means:
     result_bytes_max: int
 
 
+class _InputError(Exception):
+    """A line that was good when the file was checked, under other settings, is not any more."""
+
+    def __init__(self, fault: LineFault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
 class Run:
     """`name` tells this run from all others of the batch; the newest one goes on."""
 
@@ -64,14 +73,30 @@ class Run:
     async def run(self) -> bool:
         """Returns when the batch is over: True; or False when another run has taken it."""
         await stubbornly(lambda: self._means.batches.create(self._tenant, self._id, self._record))
+        faults: list[LineFault] = []
         over = True
         try:
             await self._change(lambda record: records.taken(record, self._name))
             over = self._record.over or await self._go_on()
         except* ContentGoneError:
-            _log.warning("batch has no input any more", batch=self._id)
-            await stubbornly(lambda: self._means.batches.change(self._tenant, self._id, _without_input))
+            faults.append(_INPUT_GONE)
+        except* _InputError as group:
+            faults += [error.fault for error in group.exceptions if isinstance(error, _InputError)]
+        if faults:
+            await self._fail(faults)
         return over
+
+    async def give_up(self) -> None:
+        """Ends a batch that was begun too often."""
+        await self._fail([_TOO_OFTEN])
+
+    async def _fail(self, faults: list[LineFault]) -> None:
+        _log.warning("batch failed", batch=self._id, code=faults[0].code)
+        await stubbornly(
+            lambda: self._means.batches.change(
+                self._tenant, self._id, lambda record: records.failed(record, faults, _now())
+            )
+        )
 
     async def _go_on(self) -> bool:
         found = await stubbornly(
@@ -88,6 +113,9 @@ class Run:
             return False
         if stopped == "expired":
             await self._pump(self._expire)
+        if stopped == "cancelling":
+            # A result may have been on its way when its line was stopped.
+            await self._recount()
         if stopped == "done":
             await self._change(lambda record: records.finalizing(record, _now()))
         await self._finish()
@@ -158,7 +186,8 @@ class Run:
                 if line.number in self._tally:
                     continue
                 request = read_line(line, self._record.batch.endpoint)
-                assert isinstance(request, Request), "the whole file was checked"
+                if isinstance(request, LineFault):
+                    raise _InputError(request)
                 await places.acquire()
                 tasks.create_task(one(line.number, request))
 
@@ -249,15 +278,13 @@ class Run:
         ):
             for line in lines.feed(part.data):
                 yield line
+            # Answers are streamed by the same process.
+            await asyncio.sleep(0)
         for line in lines.finish():
             yield line
 
     def _line_id(self, number: int) -> str:
         return f"batch_req_{self._id.removeprefix('batch_')}-{number}"
-
-
-def _without_input(record: BatchRecord) -> BatchRecord:
-    return records.failed(record, [_INPUT_GONE], _now())
 
 
 def _now() -> int:

@@ -24,6 +24,9 @@ FETCH_EXPIRES_S = 5.0
 FETCH_MARGIN_S = 2.0
 """A fetch that was lost, as with its broker, is written off this long after its end."""
 
+DELIVERIES_MAX = 100
+"""Past as many a batch fails: far more than edges come and go in a day, and an end to one that they die of."""
+
 RETRY_WAIT_S = 1.0
 """While there is no consumer, or no connection."""
 
@@ -39,10 +42,9 @@ class Runners:
         self._means = means
         self._edge = edge
         self._fail = fail
-        self._runs: dict[asyncio.Task[None], str] = {}
+        self._runs: dict[asyncio.Task[None], None] = {}
         self._answered = asyncio.Event()
         self._gone = False
-        self._places = asyncio.Semaphore(RUNS_MAX)
         self._pulling: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -61,8 +63,8 @@ class Runners:
         consumer = self._js.consume(batches_consumer(), self._on_delivery, self._on_end, self._on_gone)
         try:
             while True:
-                await self._places.acquire()
-                self._places.release()
+                while len(self._runs) >= RUNS_MAX:
+                    await asyncio.wait(self._runs, return_when=asyncio.FIRST_COMPLETED)
                 self._answered.clear()
                 self._gone = False
                 asked = consumer.fetch(1, FETCH_EXPIRES_S)
@@ -75,7 +77,7 @@ class Runners:
 
     def _on_delivery(self, delivered: Delivered) -> None:
         task = self._spawn(self._run(delivered))
-        self._runs[task] = delivered.ack
+        self._runs[task] = None
         task.add_done_callback(self._runs.pop)
         self._answered.set()
 
@@ -86,16 +88,24 @@ class Runners:
         self._gone = True
 
     async def _run(self, delivered: Delivered) -> None:
-        record = _record.decode(delivered.payload)
         delivery = subjects.parse_ack(delivered.ack)
         assert delivery is not None, "a delivery has an ack subject"
-        holding = asyncio.create_task(self._hold(delivered.ack))
         try:
-            async with self._places:
-                _log.info("runs a batch", batch=record.batch.id, delivery=delivery.delivered)
-                if await Run(self._means, record, f"{self._edge}-{delivery.delivered}").run():
-                    # Lost, it is delivered again, to somebody who finds that it is over.
-                    self._js.ack(delivered.ack)
+            record = _record.decode(delivered.payload)
+        except ValueError as error:
+            _log.error("not a batch: dropped", subject=delivered.subject, error=str(error))
+            self._js.ack(delivered.ack)
+            return
+        holding = asyncio.create_task(self._hold(delivered.ack))
+        run = Run(self._means, record, f"{self._edge}-{delivery.delivered}")
+        try:
+            _log.info("runs a batch", batch=record.batch.id, delivery=delivery.delivered)
+            if delivery.delivered > DELIVERIES_MAX:
+                await run.give_up()
+            elif not await run.run():
+                return
+            # Lost, it is delivered again, to somebody who finds that it is over.
+            self._js.ack(delivered.ack)
         except asyncio.CancelledError:
             self._js.nak(delivered.ack)
             raise

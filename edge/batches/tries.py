@@ -10,7 +10,8 @@ RETRIED = (429, 503)
 """The request was not run, or nobody knows whether it was: the same key asks for the same run."""
 
 WAIT_MIN_S = 0.5
-WAIT_MAX_S = 60.0
+WAIT_MAX_S = 30.0
+"""Between two tries, where the answer does not say more: soon enough to use a slot that was free for a while."""
 
 
 class Answer(NamedTuple):
@@ -53,4 +54,4 @@ class Tries:
         self._last_end = answer.ended_as or self._last_end
         wait_s = max(self._wait_s, answer.retry_after_s)
         self._wait_s = min(self._wait_s * 2, WAIT_MAX_S)
-        return min(wait_s, max(WAIT_MAX_S, answer.retry_after_s))
+        return wait_s
