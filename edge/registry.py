@@ -28,6 +28,7 @@ class _Known(msgspec.Struct, frozen=True):
     slots: int
     free: int
     idle: int
+    waiting: int
     seen_at: float
 
 
@@ -41,7 +42,6 @@ class Registry:
         self._known: dict[str, _Known] = {}
         self._keys_of_adapters: dict[str, str] = {}
         self._term = 0
-        self._queue_depth = 0
         self._output_used = 0.0
         self._heard_at: float | None = None
 
@@ -49,18 +49,24 @@ class Registry:
         """Takes in a heartbeat, unless a newer leader has spoken meanwhile."""
         if leader.term < self._term and not self._silent(now):
             return
-        self._term, self._heard_at, self._queue_depth = leader.term, now, leader.queue_depth
+        self._term, self._heard_at = leader.term, now
         self._output_used = leader.output_used
         told = {
             state.card.key: _Known(
-                state.card, state.workers, state.slots, state.free, state.idle, now - state.seen_age_s
+                state.card,
+                state.workers,
+                state.slots,
+                state.free,
+                state.idle,
+                sum(state.waiting.values()),
+                now - state.seen_age_s,
             )
             for state in leader.models
         }
         # A new leader knows only who has pulled since; what the old one knew is remembered as gone.
         for key, known in self._known.items():
             if key not in told:
-                told[key] = _Known(known.card, 0, 0, 0, 0, known.seen_at)
+                told[key] = _Known(known.card, 0, 0, 0, 0, 0, known.seen_at)
         newest = sorted(told, key=lambda key: told[key].seen_at, reverse=True)[:MODELS_MAX]
         self._known = {key: told[key] for key in newest}
         # Of two models with an adapter of one name the one that was seen last serves it.
@@ -139,9 +145,9 @@ class Registry:
     def queue_stats(self) -> QueueStats:
         """What waits and runs, by the newest heartbeat."""
         known = self._known.values()
-        running = min(sum(one.slots - one.free for one in known), self._queue_depth)
+        waiting, running = sum(one.waiting for one in known), sum(one.slots - one.free for one in known)
         idle, total = sum(one.idle for one in known), sum(one.workers for one in known)
-        return QueueStats(self._queue_depth - running, running, idle, total - idle, total)
+        return QueueStats(waiting, running, idle, total - idle, total)
 
     def _queued_for(self, known: _Known, now: float) -> bool:
         waits = self._cold_start == "queue" and now - known.seen_at <= self._model_seen_s

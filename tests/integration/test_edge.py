@@ -248,7 +248,7 @@ async def test_probes(world: World) -> None:
         assert health.status_code == 200
         assert health.json() == {
             "status": "ok",
-            "queue_depth": 7,
+            "queue_depth": 0,
             "models": [{"id": MODEL, "workers": 1, "slots": 4, "free": 4}],
             "model": MODEL,
             "active_requests": 0,

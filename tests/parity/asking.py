@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import httpx
@@ -56,6 +57,24 @@ def events_of(answer: httpx.Response) -> Iterator[Event]:
         elif field == "data" and value != "[DONE]":
             yield Event(name, json.loads(value))
             name = ""
+
+
+@contextmanager
+def occupied(system: System, count: int) -> Iterator[None]:
+    """`count` long streams that flow, and whose slots the leader knows to be taken; their clients leave at the end."""
+    with ExitStack() as open_streams, httpx.Client(base_url=system.url, timeout=TIMEOUT_S) as http:
+        for number in range(count):
+            body = chat_body(f"long {number}", 3000, stream=True)
+            answer = open_streams.enter_context(http.stream("POST", CHAT, json=body))
+            lines = answer.iter_lines()
+            open_streams.callback(lines.close)  # type: ignore[attr-defined]
+            assert next(lines).startswith("id: 0-0"), answer.status_code
+        yield
+
+
+def free_slots(system: System) -> int:
+    """As the newest heartbeat has it."""
+    return sum(int(model["free"]) for model in get(system, "/health").json()["models"])
 
 
 def stream(system: System, path: str, body: object) -> tuple[httpx.Response, list[Event]]:

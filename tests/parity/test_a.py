@@ -27,7 +27,7 @@ from scheduler import events
 from schemas import subjects
 from schemas.ids import ANONYMOUS, RequestId
 from schemas.output import Lease, encode
-from tests.parity.asking import CHAT, answered, chat_body, get, post, scraped, user
+from tests.parity.asking import CHAT, answered, chat_body, get, occupied, post, scraped, user
 from tests.parity.conftest import Lone
 from tests.pictures import data_uri, image_part, padded, picture
 from tests.unit.scheduler.world import LIMITS, World, offered, one
@@ -200,15 +200,18 @@ def test_a9_queue_stats(tight: System) -> None:
         return stats[-1] == truth
 
     tight.wait_until(lambda: is_told(idle), "nothing runs")
-    with ThreadPoolExecutor(5) as pool:
-        asked = [pool.submit(post, tight, CHAT, chat_body(f"a9 {n}", 450)) for n in range(5)]
-        tight.wait_until(lambda: is_told(busy), f"two run and three wait: {stats[-3:]}", within_s=20)
-        samples = scraped(get(tight, "/metrics").text)
-        assert samples["penstock_queue_depth"] + samples["penstock_running_requests"] == 5
-        assert samples['penstock_workers{state="busy"}'] == 2
+    with ThreadPoolExecutor(3) as pool:
+        with occupied(tight, 2):
+            waiting = [pool.submit(post, tight, CHAT, chat_body(f"a9 {n}", 1)) for n in range(3)]
+            tight.wait_until(lambda: is_told(busy), f"two run and three wait: {stats[-3:]}", within_s=20)
+            samples = scraped(get(tight, "/metrics").text)
+        assert (samples["penstock_queue_depth"], samples["penstock_running_requests"]) == (3, 2)
+        assert (samples['penstock_workers{state="busy"}'], samples['penstock_workers{state="idle"}']) == (
+            2,
+            0,
+        )
         assert samples['penstock_slots{model="penstock-sim"}'] == 2
-        for future in asked:
-            future.result()
+        assert {future.result().status_code for future in waiting} == {200}
 
 
 def test_a10_health(lone: Lone) -> None:

@@ -17,14 +17,10 @@ from infra.settings import SettingsError, explain, load_settings
 from schemas.errors import ERRORS
 from schemas.output import End, Lease
 from tests.acceptance.tap import output_records
-from tests.parity.asking import CHAT, chat_body, get, post, scraped, stream, user
+from tests.parity.asking import CHAT, chat_body, free_slots, get, occupied, post, scraped, stream, user
 from tests.parity.conftest import Lone
 
 CODES = {200, 429}
-
-
-def free_slots(system: System) -> int:
-    return sum(int(model["free"]) for model in get(system, "/health").json()["models"])
 
 
 def test_b1_chat_completions(roomy: System) -> None:
@@ -99,7 +95,9 @@ def test_b6_max_active(tight: System) -> None:
     assert (Lease.__struct_config__.tag, End.__struct_config__.tag) == ("lease", "end")
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda n: post(tight, CHAT, chat_body(f"b6 {n}", 8)).status_code, range(20)))
-    assert set(answers) == {200}
+    # Who could not be taken in three seconds may be told so at once.
+    assert set(answers) <= {200, 503}
+    assert answers.count(200) >= 4
     assert running_at_once(tight) == 2
 
 
@@ -126,11 +124,12 @@ def overload(system: System, offered: int) -> tuple[Counter[int], int]:
     return Counter(future.result() for future in asked), deepest
 
 
-def test_b7_queue_mode_queue(tight: System) -> None:
+def test_b7_queue_mode_queue(pair: System) -> None:
     """It is the default; what finds no free slot waits and is run."""
     assert load_settings().queue_mode == "queue"
+    pair.wait_until(lambda: free_slots(pair) == 2, "nothing runs", 10)
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda n: post(tight, CHAT, chat_body(f"b7 {n}", 40)).status_code, range(6)))
+        answers = list(pool.map(lambda n: post(pair, CHAT, chat_body(f"b7 {n}", 40)).status_code, range(6)))
     assert answers == [200] * 6
 
 
@@ -139,19 +138,14 @@ def test_b8_queue_mode_reject(rejecting: System) -> None:
     rejecting.wait_until(lambda: free_slots(rejecting) == 1, "it is idle")
     assert post(rejecting, CHAT, chat_body("b8", 3)).status_code == 200
     rejecting.wait_until(lambda: free_slots(rejecting) == 1, "it is idle again")
-    with (
-        httpx.Client(base_url=rejecting.url, timeout=60) as http,
-        http.stream("POST", CHAT, json=chat_body("b8 long", 3000, stream=True)) as busy,
-    ):
-        lines = busy.iter_lines()
-        next(lines)
-        rejecting.wait_until(lambda: free_slots(rejecting) == 0, "it is busy")
-        took_s = []
+    took_s = []
+    with occupied(rejecting, 1), httpx.Client(base_url=rejecting.url, timeout=60) as http:
+        rejecting.wait_until(lambda: free_slots(rejecting) == 0, "it is busy", 10)
         for _ in range(5):
             begun = time.monotonic()
             refused = http.post(CHAT, json=chat_body("b8", 3))
             took_s.append(time.monotonic() - begun)
-            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "no_slot")
+            assert (refused.status_code, refused.json().get("error", {}).get("code")) == (429, "no_slot")
             assert int(refused.headers["retry-after"]) >= 1
     assert min(took_s) < 0.05
 
@@ -165,13 +159,11 @@ def test_b9_queue_max(pair: System) -> None:
 
 
 def test_b10_queue_timeout(tight: System) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        long = [pool.submit(post, tight, CHAT, chat_body(f"b10 {n}", 680)) for n in range(2)]
-        tight.wait_until(lambda: free_slots(tight) == 0, "both slots are taken", 10)
+    tight.wait_until(lambda: free_slots(tight) == 2, "nothing runs", 10)
+    with occupied(tight, 2):
         begun = time.monotonic()
         late = post(tight, CHAT, chat_body("b10 late", 1))
         waited_s = time.monotonic() - begun
-        assert [future.result().status_code for future in long] == [200, 200]
     assert (late.status_code, late.json()["error"]["code"]) == (503, "queue_timeout")
     assert int(late.headers["retry-after"]) >= 1
     assert 2.7 < waited_s < 3.3 + 0.5, "a broker's and a leader's steps beside the tenth"
@@ -182,11 +174,9 @@ def test_b10_queue_timeout(tight: System) -> None:
 def test_b11_retry_after(tight: System) -> None:
     """Every row of 429 and 503 has it, and what is answered shows it."""
     assert all(row.retry_after for row in ERRORS.values() if row.status in (429, 503))
-    with ThreadPoolExecutor(2) as pool:
-        long = [pool.submit(post, tight, CHAT, chat_body(f"b11 {n}", 300)) for n in range(2)]
-        tight.wait_until(lambda: free_slots(tight) == 0, "both slots are taken", 10)
+    tight.wait_until(lambda: free_slots(tight) == 2, "nothing runs", 10)
+    with occupied(tight, 2):
         late = post(tight, CHAT, chat_body("b11", 1), x_penstock_deadline="0.5")
-        assert [future.result().status_code for future in long] == [200, 200]
     assert late.status_code == 503
     assert int(late.headers["retry-after-ms"]) > 0
 

@@ -13,14 +13,21 @@ import pytest
 from bench.system import REPOSITORY, System
 from bench.transcript import MODEL, client
 from infra.settings import load_settings
-from tests.parity.asking import CHAT, chat_body, completed, events_of, get, post, stream, user
+from tests.parity.asking import (
+    CHAT,
+    chat_body,
+    completed,
+    events_of,
+    free_slots,
+    get,
+    occupied,
+    post,
+    stream,
+    user,
+)
 from workers.engines.vllm_start import words_of
 
 GENERATE = "/generate"
-
-
-def free_slots(system: System) -> int:
-    return sum(int(model["free"]) for model in get(system, "/health").json()["models"])
 
 
 def test_c1_generate(roomy: System) -> None:
@@ -55,20 +62,17 @@ def test_c2_streaming(roomy: System) -> None:
     assert last["ttft_ms"] == pytest.approx(first * 1e3, abs=100), "the client's clock agrees"
 
 
-def test_c3_health(tight: System) -> None:
-    tight.wait_until(lambda: get(tight, "/health").json()["active_requests"] == 0, "nothing runs", 10)
-    with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(post, tight, CHAT, chat_body(f"c3 {n}", 300)) for n in range(4)]
-        tight.wait_until(
-            lambda: (
-                [get(tight, "/health").json()[name] for name in ("active_requests", "queue_depth")] == [2, 2]
-            ),
-            "two run and two wait",
-            10,
-        )
-        told = get(tight, "/health").json()
-        assert (told["status"], told["model"]) == ("ok", MODEL)
-        assert {future.result().status_code for future in asked} == {200}
+def test_c3_health(pair: System) -> None:
+    def told() -> tuple[object, ...]:
+        health = get(pair, "/health").json()
+        return health["status"], health["model"], health["active_requests"], health["queue_depth"]
+
+    pair.wait_until(lambda: told() == ("ok", MODEL, 0, 0), "nothing runs", 20)
+    with ThreadPoolExecutor(2) as pool:
+        with occupied(pair, 2):
+            waiting = [pool.submit(post, pair, CHAT, chat_body(f"c3 {n}", 2)) for n in range(2)]
+            pair.wait_until(lambda: told() == ("ok", MODEL, 2, 2), "two run and two wait", 10)
+        assert {future.result().status_code for future in waiting} == {200}
 
 
 def test_c4_metrics(roomy: System) -> None:
@@ -131,12 +135,8 @@ def test_c7_cancellation(tight: System, how: str) -> None:
             httpx.post(tight.url + GENERATE, json=long, timeout=0.3)
         left_at = time.monotonic()
     else:
-        with ThreadPoolExecutor(2) as pool:
-            busy = [pool.submit(post, tight, CHAT, chat_body(f"c7 {n}", 200)) for n in range(2)]
-            tight.wait_until(lambda: free_slots(tight) == 0, "both slots are taken", 10)
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(tight.url + GENERATE, json=long, timeout=0.2)
-            assert {future.result().status_code for future in busy} == {200}
+        with occupied(tight, 2), pytest.raises(httpx.ReadTimeout):
+            httpx.post(tight.url + GENERATE, json=long, timeout=0.2)
         left_at = time.monotonic()
     idle = {"pending_requests": 0, "processing_requests": 0}
     tight.wait_until(
@@ -151,11 +151,7 @@ def test_c7_cancellation(tight: System, how: str) -> None:
 def test_c8_backpressure(rejecting: System) -> None:
     """It holds for streams: of eight that come to one slot, all but those that find it free are 429."""
     rejecting.wait_until(lambda: free_slots(rejecting) == 1, "it is idle", 10)
-    with httpx.stream(
-        "POST", rejecting.url + GENERATE, json={"prompt": "c8", "max_tokens": 3000, "stream": True}
-    ) as busy:
-        lines = busy.iter_lines()
-        next(lines)
+    with occupied(rejecting, 1):
         rejecting.wait_until(lambda: free_slots(rejecting) == 0, "it is busy", 10)
         with ThreadPoolExecutor(8) as pool:
             body = {"prompt": "c8", "max_tokens": 5, "stream": True}

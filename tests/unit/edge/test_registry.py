@@ -136,7 +136,7 @@ def test_health() -> None:
     assert registry.health(0.0, connected=True).status == "starting"
     registry.heard(leader(state("b"), state("a", workers=2)), 0.0)
     health = registry.health(1.0, connected=True)
-    assert (health.status, health.queue_depth, health.active_requests) == ("ok", 0, 3)
+    assert (health.status, health.queue_depth, health.active_requests) == ("ok", 0, 6)
     assert [(m.id, m.workers, m.slots, m.free) for m in health.models] == [("a", 2, 8, 4), ("b", 1, 4, 2)]
     assert registry.health(1.0, connected=False).status == "down"
     registry.heard(leader(state("a", workers=0), state("b", workers=0)), 1.0)
@@ -149,11 +149,11 @@ def test_a_leader_without_any_worker_yet_is_a_start() -> None:
     assert (health.status, health.detail, health.serves) == ("starting", "no_workers", False)
 
 
-def test_what_waits_and_runs_adds_up() -> None:
-    registry = heard(state("a", workers=2))
-    stats = registry.queue_stats()
-    assert (stats.pending_requests, stats.processing_requests) == (0, 3), "no more run than there are"
-    assert (stats.idle_workers, stats.busy_workers, stats.total_workers) == (0, 2, 2)
+def test_what_waits_and_runs_is_told() -> None:
+    waiting = ModelState(card("a"), 2, 8, 3, 0.1, idle=1, waiting={"standard": 4, "batch": 2})
+    stats = heard(waiting, state("b")).queue_stats()
+    assert (stats.pending_requests, stats.processing_requests) == (6, 5 + 2)
+    assert (stats.idle_workers, stats.busy_workers, stats.total_workers) == (1, 2, 3)
 
 
 def test_only_models_that_are_queued_for_are_offered() -> None:
