@@ -61,9 +61,10 @@ class Rates:
     """A limit of the gate: `Caller.requests` and `Caller.tokens`. A caller without them costs nothing.
 
     Tokens are taken by the request's cost, an estimate from above, and corrected by what its END says was used; a
-    request that was never stored gives back everything. Where the counters do not answer in time the request is let in
-    and that is counted in a metric: the queue is bounded all the same, a broker that is away is told of by the publish
-    itself, and a limit that stopped everybody for its own trouble would do more harm than it prevents.
+    request that was never stored gives back everything, and one that runs on without its reader keeps its cost. Where
+    the counters do not answer in time the request is let in and that is counted in a metric: the queue is bounded all
+    the same, a broker that is away is told of by the publish itself, and a limit that stopped everybody for its own
+    trouble would do more harm than it prevents.
     """
 
     def __init__(self, bus: Bus, now: Callable[[], float] = time.time) -> None:

@@ -14,14 +14,21 @@ import httpx
 import pytest
 from limits import RateLimitItemPerSecond
 
+from edge.admission import Admitted, Arrival
+from edge.call import Caller, Rate
+from edge.gate import Entering, Pass
+from edge.rates.limit import COUNT_TIMEOUT_S, Rates
 from edge.rates.storage import NatsStorage, _subject
 from infra import telemetry
 from infra.broker import Broker
 from infra.counters import Counters
 from infra.settings import load_settings
 from schemas import subjects
+from schemas.ids import ANONYMOUS, RequestId
 from schemas.output import End, Usage
+from schemas.requests import RequestMeta
 from schemas.streams import RATES
+from tests.contract.protocol import paused
 from tests.integration.edge_under_test import CHAT, MESSAGES, MODEL, World, backend_on, card, edge_at, until
 
 USED = Usage(prompt_tokens=5, completion_tokens=3)
@@ -72,6 +79,14 @@ async def stage_on(broker: Broker, **settings: object) -> AsyncIterator[Stage]:
             yield Stage((one, two), f"203.0.113.{next(_numbers)}", worker)
         finally:
             worker.cancel()
+
+
+def entering(caller_id: str) -> Entering:
+    """A request at the gate, of a caller with limits that let one through."""
+    rate = Rate(1, 60)
+    arrival = Arrival(RequestId("a" * 26), ANONYMOUS, b"{}", "", {}, "chat", 0)
+    admitted = Admitted(card(), "", {}, RequestMeta(cost=1))
+    return Entering(Caller(id=caller_id, requests=rate, tokens=rate), arrival, admitted, {})
 
 
 async def begin_of_a_window(window_s: int, room_s: float) -> float:
@@ -187,6 +202,26 @@ async def test_what_cannot_be_counted_is_let_in(own_broker: Broker) -> None:
         assert answers[0].headers["x-ratelimit-limit-requests"] == "1"
         assert "x-ratelimit-remaining-requests" not in answers[0].headers
         assert telemetry.RATES_UNKNOWN._value.get() == before + 4
+
+
+async def test_a_broker_that_does_not_answer_keeps_nobody_waiting(own_broker: Broker) -> None:
+    async with stage_on(own_broker, rate_requests_max=1, rate_tokens_max=1) as stage:
+        bus = stage.worlds[0].edge.bus
+        limit = Rates(bus)
+
+        async def entered_within_s() -> float:
+            begun = time.monotonic()
+            said = await limit.enter(entering(stage.address))
+            assert isinstance(said, Pass), "one more than the limit"
+            return time.monotonic() - begun
+
+        with paused(own_broker):
+            assert await entered_within_s() < 4 * COUNT_TIMEOUT_S
+        await asyncio.to_thread(own_broker.kill)
+        await until(lambda: not bus.connected)
+        assert await entered_within_s() < COUNT_TIMEOUT_S / 2, "nobody is asked"
+        await asyncio.to_thread(own_broker.start)
+        await until(lambda: bus.connected)
 
 
 async def test_without_limits_nothing_is_counted(own_broker: Broker) -> None:
