@@ -100,6 +100,10 @@ class ModelLimit:
         """Counted until the request's end."""
         card = entering.admitted.card
         slots = None if self._slots is None else self._slots(ModelKey(card.key))
+        if slots == 0:
+            return Problem(
+                "no_slot", f"no worker serves the model `{card.name}` now, and nothing is queued here"
+            )
         bound = min(bound for bound in (slots, self._queue_max or None) if bound is not None)
         key = _key("model", card.key)
         said = await self._counts.enter(key, bound)

@@ -16,6 +16,9 @@ import pytest
 from infra import broker as embedded
 from infra.jetstream import JetStream
 from infra.settings import Settings, load_settings
+from schemas import subjects
+from schemas.dispatch import ModelState
+from schemas.ids import ModelKey
 from schemas.output import End
 from schemas.streams import COUNTS_BUCKET, counts_stream
 from tests.integration.edge_under_test import (
@@ -25,6 +28,7 @@ from tests.integration.edge_under_test import (
     Backend,
     World,
     backend_on,
+    card,
     edge_at,
     leave,
     post,
@@ -34,6 +38,9 @@ from tests.integration.edge_under_test import (
 )
 
 SLOTS = 4
+LONG_NAME = f"Test/{'Long' * 20}"
+"""Its key has all the characters that a token of a subject may have."""
+
 OK = End(status="ok", finish_reasons=["stop"])
 DETACH = {"X-Penstock-On-Disconnect": "detach"}
 
@@ -53,9 +60,17 @@ async def two_edges(broker: embedded.Broker, **more: object) -> AsyncIterator[tu
         yield backend, [one, other]
 
 
-async def offer(worlds: list[World], count: int) -> list[asyncio.Task[httpx.Response]]:
+async def announce(backend: Backend, worlds: list[World], slots: int) -> None:
+    """The leader tells of so many slots; returns when all edges have heard it."""
+    told = ModelState(card(LONG_NAME), min(slots, 1), slots, slots, 0.0)
+    backend.models = [told]
+    key = ModelKey(told.card.key)
+    await until(lambda: {world.edge.registry.slots(key) for world in worlds} == {slots})
+
+
+async def offer(worlds: list[World], count: int, **fields: object) -> list[asyncio.Task[httpx.Response]]:
     """As many at once at each edge; returns when everybody who is refused knows it, with those who are not."""
-    clients = [post(world) for _ in range(count) for world in worlds]
+    clients = [post(world, **fields) for _ in range(count) for world in worlds]
     await until(lambda: sum(client.done() for client in clients) + open_answers(worlds) == len(clients))
     return clients
 
@@ -83,7 +98,7 @@ async def depth_of_counts(backend: Backend) -> int:
 
 
 async def counted(backend: Backend, key: str) -> bytes:
-    stored = await backend.js.last(counts_stream().name, f"$KV.{COUNTS_BUCKET}.{key}")
+    stored = await backend.js.last(counts_stream().name, subjects.kv_key(COUNTS_BUCKET, key))
     return b"" if stored is None else stored.payload
 
 
@@ -107,6 +122,16 @@ async def test_reject_mode_lets_in_exactly_the_slots_again_and_again(own_broker:
             assert Counter(answer.status_code for answer in answers) == {200: SLOTS, 429: 9 * SLOTS}
             refused = next(answer for answer in answers if answer.status_code == 429)
             assert refused.headers["retry-after"]
+
+
+async def test_reject_mode_follows_the_workers_that_come_and_go(own_broker: embedded.Broker) -> None:
+    async with two_edges(own_broker, queue_mode="reject") as (backend, worlds):
+        for slots in (4, 7, 2, 0):
+            await announce(backend, worlds, slots)
+            clients = await offer(worlds, 10, model=LONG_NAME)
+            assert codes(clients) == Counter({"no_slot": 20 - slots})
+            await finish(backend, slots)
+            await asyncio.gather(*clients)
 
 
 async def test_a_slot_that_is_freed_is_there_at_once(own_broker: embedded.Broker) -> None:
