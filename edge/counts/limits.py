@@ -33,11 +33,10 @@ def limits(settings: Settings, counts: SharedCounts, leftovers: Leftovers, regis
 
 
 class StreamsLimit:
-    """Answers that one key has open. `default_max` is for callers without a bound of their own; 0: none."""
+    """Answers that one key has open."""
 
-    def __init__(self, counts: SharedCounts, default_max: int) -> None:
+    def __init__(self, counts: SharedCounts) -> None:
         self._counts = counts
-        self._default_max = default_max
 
     async def enter(self, entering: Entering) -> Pass | Problem:
         """Of a new request."""
@@ -45,14 +44,13 @@ class StreamsLimit:
 
     async def open(self, caller: Caller) -> Pass | Problem:
         """Of whatever has an answer: the count goes with that, not with its request."""
-        bound = caller.streams_max or self._default_max
-        if not bound:
+        if not caller.streams_max:
             return Pass()
         key = _key("streams", caller.id)
-        said = await self._counts.enter(key, bound)
+        said = await self._counts.enter(key, caller.streams_max)
         if said == "admitted":
             return Pass(settle=lambda _settled: self._counts.leave(key))
-        return AWAY if said == "away" else Problem(QUOTA_EXCEEDED, streams_full(bound))
+        return AWAY if said == "away" else Problem(QUOTA_EXCEEDED, streams_full(caller.streams_max))
 
 
 class TenantLimit:

@@ -99,8 +99,13 @@ class ResponsesApi:
         clock = await self._clock(call.caller.tenant, kept)
         if isinstance(clock, Problem):
             return ProblemResponse(clock, errors=call.errors)
+        permit = await self._edge.open_answer(call.caller)
+        if isinstance(permit, Problem):
+            return refuse(permit, errors=call.errors)
         manner = Manner(shape=lambda _view, _rid: _shape_of(kept, clock), at_once=True)
-        return self._requests.open(call.caller.tenant, kept.rid, kept.found, call.headers, seen, manner)
+        return self._requests.open(
+            call.caller.tenant, kept.rid, kept.found, call.headers, seen, manner, permit
+        )
 
     async def cancel(self, call: Call) -> Response:
         """Ends it, unless it has ended; then how it stands."""
@@ -272,7 +277,7 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             "A response as it stands, or its events",
             gives=ResponseObject,
             streams=True,
-            problems=("bad_request", *found),
+            problems=("bad_request", *found, "quota_exceeded"),
         ),
         Endpoint(
             "DELETE",

@@ -9,6 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -68,7 +69,7 @@ async def announce(backend: Backend, worlds: list[World], slots: int) -> None:
     await until(lambda: {world.edge.registry.slots(key) for world in worlds} == {slots})
 
 
-async def offer(worlds: list[World], count: int, **fields: object) -> list[asyncio.Task[httpx.Response]]:
+async def offer(worlds: list[World], count: int, **fields: Any) -> list[asyncio.Task[httpx.Response]]:
     """As many at once at each edge; returns when everybody who is refused knows it, with those who are not."""
     clients = [post(world, **fields) for _ in range(count) for world in worlds]
     await until(lambda: sum(client.done() for client in clients) + open_answers(worlds) == len(clients))
