@@ -61,7 +61,7 @@ def test_places_fall_and_times_come_true(system: System) -> None:
     assert all(one.whole for one in told)
     assert told[0].head == 0
     assert told[1].head <= 1, "what was published a moment before may count, until the next heartbeat"
-    assert max(one.head for one in told) >= 3
+    assert max(one.head for one in told) >= 2, "what another edge published a moment before is not known yet"
     for one in told:
         places = [place for _, place, _ in one.comments]
         assert places == sorted(places, reverse=True)
@@ -81,7 +81,8 @@ def test_a_deadline_that_cannot_be_made_is_refused_at_once(system: System) -> No
         refused = _refused(system)
         assert refused is not None
         assert refused.json()["error"]["code"] == "deadline_unreachable"
-        assert 0 < float(refused.headers["retry-after-ms"]) / 1e3 < 6 * RUN_S
+        # As long as the line, and then one after the other of those who were refused like this.
+        assert 0 < float(refused.headers["retry-after-ms"]) / 1e3 < 20 * RUN_S
         assert all(one.result().whole for one in running)
 
 
