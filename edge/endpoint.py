@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from starlette.responses import Response
@@ -29,7 +29,8 @@ class Endpoint:
     none, or it is not JSON); `streams`: it may answer with an event stream; `problems` are reasons of the error table
     that it may answer with besides those that any endpoint may. `parameters` are those it reads besides the ones of
     all that publish requests; `events` are the types of what a stream's `data` lines hold, each as JSON. `takes_as` and
-    `gives_as` are media types; a body of another one than JSON has bytes for a type.
+    `gives_as` are media types. `also` are types of JSON bodies with other good statuses than 200; `examples` are bodies
+    it takes, by what they are for.
 
     `reads_body`: its handler reads the body of `Call.request` itself, because it may be larger than a request to a
     model.
@@ -49,6 +50,8 @@ class Endpoint:
     events: tuple[object, ...] = ()
     takes_as: str = "application/json"
     gives_as: str = "application/json"
+    also: Mapping[int, object] = field(default_factory=dict)
+    examples: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def publishes(self) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from starlette.responses import Response
 
@@ -18,6 +20,7 @@ from edge.errors import Problem
 from edge.openai_bodies import ChatBody, CompletionBody, EmbeddingBody
 from edge.openapi.answers import ChatChunk, ChatCompletion, EmbeddingList, TextChunk, TextCompletion
 from edge.openapi.headers import READING
+from edge.openapi.response_answers import ResponseEvent
 from edge.pages import Page
 from edge.responses import api as responses_api
 from edge.service import Edge
@@ -37,6 +40,7 @@ GENERATION_PROBLEMS = (
     "no_workers",
     "edge_full",
     "output_full",
+    "too_late",
     "queue_timeout",
     "outcome_unknown",
     "request_timeout",
@@ -74,8 +78,17 @@ def endpoints(edge: Edge) -> list[Endpoint]:
 
 
 def _generation(edge: Edge) -> list[Endpoint]:
-    def of(path: str, dialect: Dialect, takes: type, gives: type, summary: str, *events: type) -> Endpoint:
+    def of(
+        path: str,
+        dialect: Dialect,
+        takes: type,
+        gives: type,
+        summary: str,
+        example: Mapping[str, object],
+        *events: type,
+    ) -> Endpoint:
         handle = partial(edge.generate, dialect)
+        streamed = {"streamed": {**example, "stream": True}} if events else {}
         return Endpoint(
             "POST",
             path,
@@ -86,12 +99,17 @@ def _generation(edge: Edge) -> list[Endpoint]:
             streams=bool(events),
             problems=GENERATION_PROBLEMS,
             events=events,
+            examples={"whole": example, **streamed},
         )
 
+    chat = {"messages": [{"role": "user", "content": "Tell me about rivers."}], "max_tokens": 32}
+    text = {"prompt": "Rivers begin", "max_tokens": 32}
+    texts = {"input": ["a river", "a lake"]}
+    summary = "A text's continuation"
     return [
-        of("/v1/chat/completions", CHAT, ChatBody, ChatCompletion, "A chat's next message", ChatChunk),
-        of("/v1/completions", COMPLETION, CompletionBody, TextCompletion, "A text's continuation", TextChunk),
-        of("/v1/embeddings", EMBEDDING, EmbeddingBody, EmbeddingList, "Embeddings of texts"),
+        of("/v1/chat/completions", CHAT, ChatBody, ChatCompletion, "A chat's next message", chat, ChatChunk),
+        of("/v1/completions", COMPLETION, CompletionBody, TextCompletion, summary, text, TextChunk),
+        of("/v1/embeddings", EMBEDDING, EmbeddingBody, EmbeddingList, "Embeddings of texts", texts),
     ]
 
 
@@ -120,7 +138,7 @@ def _requests(edge: Edge) -> list[Endpoint]:
             streams=True,
             problems=(*known, *RUN_PROBLEMS, "quota_exceeded", "edge_full", "draining"),
             parameters=READING,
-            events=(ChatChunk, TextChunk, EmbeddingList),
+            events=(ChatChunk, TextChunk, EmbeddingList, ResponseEvent, dict[str, Any]),
         ),
         Endpoint("GET", "/v1/requests/{rid}", show, "How a request stands", gives=Page, problems=known),
         Endpoint(

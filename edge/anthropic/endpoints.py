@@ -19,6 +19,8 @@ from edge.service import Edge
 
 PATH = "/v1/messages"
 
+_EXAMPLE = {"model": "penstock-sim", "messages": [{"role": "user", "content": "Tell me about rivers."}]}
+
 
 def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
     """Messages, and how long their prompts are. `problems`: of any generation."""
@@ -37,6 +39,10 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             streams=True,
             problems=problems,
             errors=ANTHROPIC_ERRORS,
+            examples={
+                "whole": {**_EXAMPLE, "max_tokens": 32},
+                "streamed": {**_EXAMPLE, "max_tokens": 32, "stream": True},
+            },
         ),
         Endpoint(
             "POST",
@@ -47,6 +53,7 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             TokenCount,
             problems=problems,
             errors=ANTHROPIC_ERRORS,
+            examples={"whole": _EXAMPLE},
         ),
     ]
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from functools import partial
 from itertools import count
+from typing import Literal
 
 import msgspec
 from starlette.datastructures import UploadFile
@@ -46,6 +47,17 @@ class FileDeleted(msgspec.Struct, frozen=True):
     id: str
     object: str = "file"
     deleted: bool = True
+
+
+class UploadForm(msgspec.Struct, frozen=True):
+    """The parts of an upload. It expires that many seconds after it was made, or as late as anything does."""
+
+    file: bytes
+    purpose: Literal["batch"]
+    anchor: Literal["created_at"] | msgspec.UnsetType = msgspec.field(
+        default=msgspec.UNSET, name="expires_after[anchor]"
+    )
+    seconds: int | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="expires_after[seconds]")
 
 
 class FilesApi:

@@ -8,13 +8,14 @@ from edge.batches.asking import Generate
 from edge.batches.batches_api import BatchesApi, CreateBatch
 from edge.batches.contents import Contents
 from edge.batches.failures import Handle, told
-from edge.batches.files_api import FileDeleted, FilesApi
+from edge.batches.files_api import FileDeleted, FilesApi, UploadForm
 from edge.batches.listing import Page
 from edge.batches.records import BatchObject, BatchRecord, FileObject, FileRecord
 from edge.batches.runner import Means
 from edge.batches.runners import Runners
 from edge.batches.shelf import Shelf
-from edge.endpoint import Endpoint
+from edge.endpoint import Endpoint, Parameter
+from edge.openapi.headers import LISTING
 from infra.jetstream import JetStream
 from infra.settings import Settings
 from schemas.dispatch import WORK_OVERHEAD_BYTES
@@ -76,13 +77,31 @@ class Batches:
                 "/v1/files",
                 told(files.upload),
                 "Uploads a file, as a form",
-                gives=FileObject,
+                UploadForm,
+                FileObject,
+                takes_as="multipart/form-data",
                 problems=upload,
                 reads_body=True,
             ),
-            _get("/v1/files", files.list_files, "Files", Page[FileObject]),
+            Endpoint(
+                "GET",
+                "/v1/files",
+                told(files.list_files),
+                "Files",
+                gives=Page[FileObject],
+                problems=_STORE,
+                parameters=(*LISTING, Parameter("purpose", "query", str, "Only files for this.")),
+            ),
             _get(one, files.show, "One file", FileObject, "not_found"),
-            _get(f"{one}/content", files.content, "A file's bytes", None, "not_found"),
+            Endpoint(
+                "GET",
+                f"{one}/content",
+                told(files.content),
+                "A file's bytes",
+                gives=bytes,
+                gives_as="application/octet-stream",
+                problems=("not_found", *_STORE),
+            ),
             Endpoint(
                 "DELETE",
                 one,
@@ -105,7 +124,15 @@ class Batches:
                 BatchObject,
                 problems=("not_found", "not_allowed", "queue_full", "files_full", *_STORE),
             ),
-            _get("/v1/batches", batches.list_batches, "Batches", Page[BatchObject]),
+            Endpoint(
+                "GET",
+                "/v1/batches",
+                told(batches.list_batches),
+                "Batches",
+                gives=Page[BatchObject],
+                problems=_STORE,
+                parameters=LISTING,
+            ),
             _get(one, batches.show, "How a batch stands", BatchObject, "not_found"),
             Endpoint(
                 "POST",
@@ -113,7 +140,7 @@ class Batches:
                 told(batches.cancel),
                 "Cancels a batch",
                 gives=BatchObject,
-                problems=("not_found", *_STORE),
+                problems=("not_found", "bad_request", *_STORE),
             ),
         ]
 

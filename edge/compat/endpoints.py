@@ -12,19 +12,26 @@ from edge import models_api
 from edge.call import Call
 from edge.compat.generate import GENERATE, GenerateBody, Generation
 from edge.compat.predict import PREDICT, PredictBody, Prediction
-from edge.compat.results import Results
+from edge.compat.results import PENDING_STATUS, Pending, Results
 from edge.compat.styles import PREDICT_ERRORS
 from edge.compat.v1_generate import EVENTS, EventsAnswer, EventsBody
 from edge.desk import refuse
 from edge.endpoint import Endpoint
 from edge.errors import Problem
+from edge.openapi.answers import ModelList
 from edge.service import Edge
 from edge.wishes import KEY_HEADER, ON_DISCONNECT_HEADER
 from schemas.health import QueueStats
 
+_EXAMPLE = {"prompt": "Rivers begin", "max_tokens": 32}
+
 
 def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
     """The table; `problems` are those of any generation."""
+    return [*_predicting(edge, problems), *_generating(edge, problems)]
+
+
+def _predicting(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
 
     async def predict(call: Call) -> Response:
         asked = PREDICT.read(call.body)
@@ -48,6 +55,7 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             PredictBody,
             Prediction,
             problems=problems,
+            examples={"whole": {"messages": [{"role": "user", "content": "Tell me about rivers."}]}},
             errors=PREDICT_ERRORS,
         ),
         Endpoint(
@@ -56,7 +64,12 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             Results(edge).show,
             "What became of a request",
             gives=Prediction,
-            problems=("not_found", "broker_away", *problems),
+            also={PENDING_STATUS: Pending},
+            problems=(
+                "not_found",
+                "broker_away",
+                *(one for one in problems if one != "idempotency_mismatch"),
+            ),
             errors=PREDICT_ERRORS,
         ),
         Endpoint(
@@ -67,6 +80,11 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             gives=QueueStats,
             errors=PREDICT_ERRORS,
         ),
+    ]
+
+
+def _generating(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
+    return [
         Endpoint(
             "POST",
             "/generate",
@@ -77,8 +95,15 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             streams=True,
             problems=problems,
             errors=GENERATE.errors,
+            examples={"whole": _EXAMPLE, "streamed": {**_EXAMPLE, "stream": True}},
         ),
-        Endpoint("GET", "/models", partial(models_api.list_models, edge), "The models that can be asked for"),
+        Endpoint(
+            "GET",
+            "/models",
+            partial(models_api.list_models, edge),
+            "The models that can be asked for",
+            gives=ModelList,
+        ),
         Endpoint(
             "POST",
             "/v1/generate",
@@ -89,5 +114,6 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             streams=True,
             problems=problems,
             errors=EVENTS.errors,
+            examples={"whole": _EXAMPLE, "streamed": {**_EXAMPLE, "stream": True}},
         ),
     ]

@@ -6,37 +6,14 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 
 from edge.accounts import RECENT
+from edge.compat.numbers import numbers_of
 from edge.compat.styles import EVENT_ERRORS
 from edge.errors import Problem
 from edge.problem_response import ProblemResponse
-from edge.recent import Recent, Spread
 from edge.service import Edge
 from infra import telemetry
 
 JSON = "application/json"
-
-
-class Milliseconds(msgspec.Struct):
-    """Of the latest answers."""
-
-    avg: float
-    p50: float
-    p95: float
-    p99: float
-
-
-class Numbers(msgspec.Struct):
-    """`/metrics` as JSON: this edge's counts since its start, and what its latest answers took. `queue_depth` is the
-    whole system's."""
-
-    request_count: int
-    active_requests: int
-    queue_depth: int
-    total_tokens_generated: int
-    error_count: int
-    ttft_ms: Milliseconds
-    total_time_ms: Milliseconds
-    tokens_per_second: float
 
 
 def add(app: FastAPI, edge: Edge) -> None:
@@ -62,20 +39,6 @@ def add(app: FastAPI, edge: Edge) -> None:
         return Response(page, media_type=content_type)
 
 
-def numbers_of(recent: Recent, queue_depth: int) -> Numbers:
-    """The counts and percentiles of `recent`."""
-    return Numbers(
-        request_count=recent.requests,
-        active_requests=recent.open,
-        queue_depth=queue_depth,
-        total_tokens_generated=recent.tokens,
-        error_count=recent.errors,
-        ttft_ms=_milliseconds(recent.first_token_s()),
-        total_time_ms=_milliseconds(recent.total_s()),
-        tokens_per_second=round(recent.tokens_per_second(), 3),
-    )
-
-
 def _measure(edge: Edge) -> None:
     """Sets what is known, not counted."""
     stats = edge.registry.queue_stats()
@@ -92,10 +55,6 @@ def _measure(edge: Edge) -> None:
     took = RECENT.total_s()
     for quantile, seconds in (("0.5", took.p50), ("0.95", took.p95), ("0.99", took.p99)):
         telemetry.REQUEST_DURATION_QUANTILE.labels(quantile).set(seconds)
-
-
-def _milliseconds(spread: Spread) -> Milliseconds:
-    return Milliseconds(*[round(seconds * 1e3, 3) for seconds in spread])
 
 
 def _json(body: object, status: int = 200) -> Response:

@@ -56,7 +56,7 @@ TAGS = (
     (
         "Compatibility",
         "APIs of other systems",
-        r"/(models|generate|healthz|v1/(predict|result|queue|generate))\b",
+        r"/(models|generate|v1/(predict|result|queue|generate))\b",
     ),
     ("OpenAI", "OpenAI's API", r"/v1/"),
     ("Operations", "For whoever runs this", r"/"),
@@ -88,7 +88,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         paths.setdefault(_PLACE.sub(r"{\1}", endpoint.path), {})[endpoint.method.lower()] = operation
     for probe in PROBES:
         if probe.path not in paths:
-            paths[probe.path] = {"get": _probe(probe, schemas)}
+            paths[probe.path] = {"get": _probe(probe, schemas, failures)}
     used = {tag for methods in paths.values() for operation in methods.values() for tag in operation["tags"]}
     return {
         "openapi": OPENAPI_VERSION,
@@ -135,7 +135,9 @@ class _Schemas:
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         types = [
-            *chain.from_iterable((one.takes, one.gives, *one.events) for one in endpoints),
+            *chain.from_iterable(
+                (one.takes, one.gives, *one.events, *one.also.values()) for one in endpoints
+            ),
             *(parameter.type_ for one in endpoints for parameter in parameters_of(one)),
             *(probe.gives for probe in PROBES),
         ]
@@ -166,10 +168,16 @@ def _operation(endpoint: Endpoint, schemas: _Schemas, failures: Failures) -> dic
     if parameters:
         operation["parameters"] = parameters
     if endpoint.takes is not None:
-        content = {endpoint.takes_as: {"schema": schemas.of(endpoint.takes)}}
-        operation["requestBody"] = {"required": True, "content": content}
+        body: dict[str, Any] = {"schema": schemas.of(endpoint.takes)}
+        if endpoint.examples:
+            body["examples"] = {name: {"value": value} for name, value in endpoint.examples.items()}
+        operation["requestBody"] = {"required": True, "content": {endpoint.takes_as: body}}
     responses = failures.responses(endpoint.errors, problems_of(endpoint))
-    operation["responses"] = {"200": _answer(endpoint, schemas, failures), **responses}
+    others = {
+        str(status): {"description": endpoint.summary, "content": {JSON: {"schema": schemas.of(type_)}}}
+        for status, type_ in endpoint.also.items()
+    }
+    operation["responses"] = {"200": _answer(endpoint, schemas, failures), **others, **responses}
     return operation
 
 
@@ -212,20 +220,17 @@ def _links(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     }
 
 
-def _probe(probe: Probe, schemas: _Schemas) -> dict[str, Any]:
-    content = (
-        {"text/plain": {"schema": {"type": "string"}}}
-        if probe.gives is None
-        else {JSON: {"schema": schemas.of(probe.gives)}}
-    )
+def _probe(probe: Probe, schemas: _Schemas, failures: Failures) -> dict[str, Any]:
+    content: dict[str, Any] = {JSON: {"schema": schemas.of(probe.gives)}}
+    if probe.text:
+        content["text/plain"] = {"schema": {"type": "string"}}
+    answers = {status: {"description": text, "content": content} for status, text in probe.statuses.items()}
     return {
         "operationId": _operation_id("GET", probe.path),
         "summary": probe.summary,
         "tags": [_tag(probe.path)],
         "security": [],
-        "responses": {
-            status: {"description": text, "content": content} for status, text in probe.statuses.items()
-        },
+        "responses": {**answers, **failures.responses(probe.errors, probe.problems)},
     }
 
 

@@ -25,6 +25,7 @@ class Failures:
     def __init__(self) -> None:
         self.schemas: dict[str, Any] = {}
         self.examples: dict[str, Any] = {}
+        self._styles: list[ErrorStyle] = []
 
     def responses(self, style: ErrorStyle, reasons: Iterable[str]) -> dict[str, Any]:
         """Responses by status, in the order of the statuses."""
@@ -37,8 +38,15 @@ class Failures:
         return {str(status): self._response(style, name, by_status[status]) for status in sorted(by_status)}
 
     def name_of(self, style: ErrorStyle) -> str:
-        """The schema's: that of the style's class, which is named after all of its errors, for one of them."""
-        return type(style).__name__.removesuffix("s")
+        """The schema's: that of the style's class, in the singular. Of several of one class, all but the first have a
+        number."""
+        base = type(style).__name__.removesuffix("s")
+        alike = [known for known in self._styles if type(known) is type(style)]
+        if style not in alike:
+            self._styles.append(style)
+            alike.append(style)
+        number = alike.index(style) + 1
+        return base if number == 1 else f"{base}{number}"
 
     def _response(self, style: ErrorStyle, name: str, reasons: list[str]) -> dict[str, Any]:
         rows = [ERRORS[reason] for reason in reasons]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -36,6 +36,21 @@ STARTING_POINT = Parameter(STARTING_AFTER, "query", _Position, f"As `{LAST_EVENT
 
 READING = (LAST_EVENT, STARTING_POINT, ON_DISCONNECT)
 """What who reads a request's output may say."""
+
+FOLLOWING = (
+    Parameter("stream", "query", str, "`true`: its events. What follows is looked at only then."),
+    Parameter(STARTING_AFTER, "query", str, "The number of the last event that the client has seen."),
+    Parameter(LAST_EVENT_ID, "header", str, "The same, by the event's `id`; it wins."),
+    Parameter(ON_DISCONNECT_HEADER, "header", str, ON_DISCONNECT.description),
+)
+"""What who asks for a response, or for its events, may say."""
+
+LISTING = (
+    Parameter("after", "query", str, "The list goes on after the item with this id."),
+    Parameter("limit", "query", str, "How many items at most: a whole number."),
+    Parameter("order", "query", Literal["asc", "desc"], "By age; the newest come first if it says nothing."),
+)
+"""What asks for a page of a list."""
 
 PUBLISHING = (
     Parameter(

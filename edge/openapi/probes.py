@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from edge.compat.numbers import Numbers
+from edge.compat.styles import EVENT_ERRORS
+from edge.errors import OPENAI_ERRORS, ErrorStyle
 from edge.openapi.answers import Alive, Ready
 from schemas.health import Health
 
 
 class Probe(NamedTuple):
-    """`gives` is the body's type, whatever the status; None: text."""
+    """`gives` is the body's type, whatever the status; `text`: it is given only to who accepts JSON, and a text to
+    everybody else. `problems` are told in the style `errors`."""
 
     path: str
     summary: str
-    gives: object | None
+    gives: object
     statuses: dict[str, str]
+    text: bool = False
+    problems: tuple[str, ...] = ()
+    errors: ErrorStyle = OPENAI_ERRORS
 
 
 PROBES = (
@@ -31,5 +38,13 @@ PROBES = (
         Health,
         {"200": "Requests are taken.", "503": "The system starts, or its broker is away."},
     ),
-    Probe("/metrics", "Measurements, as Prometheus reads them", None, {"200": "One text for all."}),
+    Probe(
+        "/healthz",
+        "Whether the broker is reached",
+        Alive,
+        {"200": "It is."},
+        problems=("broker_away",),
+        errors=EVENT_ERRORS,
+    ),
+    Probe("/metrics", "Measurements", Numbers, {"200": "As Prometheus reads them, or as JSON."}, text=True),
 )

@@ -20,12 +20,13 @@ from edge.endpoint import Endpoint
 from edge.errors import Problem, problem_of
 from edge.lookup import Found
 from edge.manner import Manner
+from edge.openapi.headers import FOLLOWING, LISTING
 from edge.position import position_asked
 from edge.problem_response import ProblemResponse
 from edge.requests_api import LOST
 from edge.responses.answers import Receipt, WholeResponse
 from edge.responses.body import ResponseBody, decode_response
-from edge.responses.described import ResponseObject
+from edge.responses.described import ResponseEvent, ResponseObject
 from edge.responses.items import messages_of, shown_items
 from edge.responses.listing import ItemPage, listed
 from edge.responses.reading import object_of
@@ -38,6 +39,8 @@ from edge.wishes import KEY_HEADER, ON_DISCONNECT_HEADER
 from schemas.errors import BrokerAway
 from schemas.ids import RequestId, TenantKey, is_request_id
 from schemas.requests import View
+
+_EXAMPLE = {"input": "Tell me about rivers.", "max_output_tokens": 32}
 
 AWAY = Problem("broker_away", "the broker is away")
 
@@ -269,6 +272,8 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             ResponseObject,
             streams=True,
             problems=create_problems,
+            events=(ResponseEvent,),
+            examples={"whole": _EXAMPLE, "streamed": {**_EXAMPLE, "stream": True}},
         ),
         Endpoint(
             "GET",
@@ -277,7 +282,9 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             "A response as it stands, or its events",
             gives=ResponseObject,
             streams=True,
-            problems=("bad_request", *found, "quota_exceeded"),
+            problems=("bad_request", *found, "quota_exceeded", "edge_full", "draining"),
+            parameters=FOLLOWING,
+            events=(ResponseEvent,),
         ),
         Endpoint(
             "DELETE",
@@ -302,5 +309,6 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             "What a response was given",
             gives=ItemPage,
             problems=("bad_request", *found),
+            parameters=LISTING,
         ),
     ]

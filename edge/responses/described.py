@@ -1,4 +1,5 @@
-"""What is answered, as types: for the API's description. Pure."""
+"""Answers of the responses endpoints as types. They describe what `edge.responses.shape` writes; nothing is encoded with
+them. Pure."""
 
 from __future__ import annotations
 
@@ -6,30 +7,87 @@ from typing import Any, Literal
 
 import msgspec
 
-
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens; each counts once."""
-
-    input_tokens: int
-    input_tokens_details: dict[str, int]
-    output_tokens: int
-    output_tokens_details: dict[str, int]
-    total_tokens: int
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
-class IncompleteDetails(msgspec.Struct, frozen=True):
-    """Why an output is not all of it."""
+class OutputText(msgspec.Struct, frozen=True, tag_field="type", tag="output_text"):
+    """The text of a message. Logprobs are told where they were asked for."""
 
-    reason: Literal["max_output_tokens", "content_filter"]
+    text: str
+    annotations: list[Any]
+    logprobs: list[dict[str, Any]]
 
 
-class ResponseError(msgspec.Struct, frozen=True):
-    """Why there is no output, or only a part. `code` is one of OpenAI's, `type` the code of this server's errors."""
+class ReasoningText(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning_text"):
+    """What a model said to itself."""
+
+    text: str
+
+
+class MessageItem(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
+    """What is shown as the answer."""
+
+    id: str
+    status: ItemStatus
+    role: Literal["assistant"]
+    content: list[OutputText]
+
+
+class ReasoningItem(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning"):
+    """What came before it; nobody summarizes it."""
+
+    id: str
+    status: ItemStatus
+    summary: list[Any]
+    content: list[ReasoningText]
+
+
+class FunctionCallItem(msgspec.Struct, frozen=True, tag_field="type", tag="function_call"):
+    """A function that the client shall call; `arguments` is JSON text."""
+
+    id: str
+    status: ItemStatus
+    call_id: str
+    name: str
+    arguments: str
+
+
+class ResponseFault(msgspec.Struct, frozen=True):
+    """Why a response failed; `code` is one of OpenAI's, `type` one of the table of errors."""
 
     code: str
     message: str
     param: str | None
     type: str
+
+
+class WhyIncomplete(msgspec.Struct, frozen=True):
+    """Why an answer is not all of it."""
+
+    reason: Literal["max_output_tokens", "content_filter"]
+
+
+class CachedTokens(msgspec.Struct, frozen=True):
+    """Of the input's tokens, those that the engine had already."""
+
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class ReasoningTokens(msgspec.Struct, frozen=True):
+    """Of the output's tokens, those before the answer."""
+
+    reasoning_tokens: int
+
+
+class ResponseUsage(msgspec.Struct, frozen=True):
+    """Tokens charged; each counts once, whatever was repeated."""
+
+    input_tokens: int
+    input_tokens_details: CachedTokens
+    output_tokens: int
+    output_tokens_details: ReasoningTokens
+    total_tokens: int
 
 
 class ResponseObject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,11 +98,11 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     created_at: int
     status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
     completed_at: int | None
-    error: ResponseError | None
-    incomplete_details: IncompleteDetails | None
+    error: ResponseFault | None
+    incomplete_details: WhyIncomplete | None
     model: str
-    output: list[dict[str, Any]]
-    usage: Usage | None
+    output: list[MessageItem | ReasoningItem | FunctionCallItem]
+    usage: ResponseUsage | None
     background: bool
     frequency_penalty: float
     instructions: str | None
@@ -77,3 +135,10 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prompt_cache_diagnostics: None
     prompt_cache_options: None
     tool_usage: None
+
+
+class ResponseEvent(msgspec.Struct, frozen=True):
+    """An event of a response's stream; numbers count from 0. Its other fields are those of OpenAI's events."""
+
+    type: str
+    sequence_number: int

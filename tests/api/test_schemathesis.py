@@ -33,7 +33,7 @@ def test_the_document_is_true(system: System, tmp_path: Path, examples: int, see
         found = subprocess.run(
             [
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{system.url}/openapi.json"),
-                *("--phases", "coverage,fuzzing,stateful", "--checks", ",".join(CHECKS)),
+                *("--phases", "examples,coverage,fuzzing,stateful", "--checks", ",".join(CHECKS)),
                 *("--max-examples", str(examples), "--seed", str(seed), "--generation-database", "none"),
                 *("--request-timeout", "30", "--continue-on-failure", "--no-color", "--warnings", "off"),
             ],
