@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import msgspec
 from starlette.responses import Response
@@ -62,8 +63,8 @@ def _predicting(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             "GET",
             "/v1/result/{id}",
             Results(edge).show,
-            "What became of a request",
-            gives=Prediction,
+            "What became of a request: the answer that its POST would have had",
+            gives=dict[str, Any],
             also={PENDING_STATUS: Pending},
             problems=(
                 "not_found",
