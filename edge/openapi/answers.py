@@ -134,6 +134,15 @@ class ChatChunkChoice(msgspec.Struct, frozen=True):
     stop_reason: str | int | UnsetType = UNSET
 
 
+class StatsAnswer(msgspec.Struct, frozen=True):
+    """What an answer took, in a chunk with the usage, where anybody knows it."""
+
+    completion_tokens: int
+    first_token_ms: float | None
+    total_ms: float
+    tokens_per_second: float
+
+
 class ChatChunk(msgspec.Struct, frozen=True):
     """One event of a chat's stream; the one with `usage` has no choices."""
 
@@ -143,6 +152,7 @@ class ChatChunk(msgspec.Struct, frozen=True):
     model: str
     choices: list[ChatChunkChoice]
     usage: UsageAnswer | UnsetType = UNSET
+    stats: StatsAnswer | UnsetType = UNSET
 
 
 class TextLogprobs(msgspec.Struct, frozen=True):
@@ -194,6 +204,7 @@ class TextChunk(msgspec.Struct, frozen=True):
     model: str
     choices: list[TextChunkChoice]
     usage: UsageAnswer | UnsetType = UNSET
+    stats: StatsAnswer | UnsetType = UNSET
 
 
 class Embedding(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from edge.dialect import Shape
+from edge.dialect import Elapsed, Shape
 from edge.openai_chat import ChatShape
 from edge.openai_completions import CompletionShape
 from edge.openai_embeddings import EmbeddingShape
@@ -64,7 +64,11 @@ def test_generated_output(shape: Any, whole: str, chunk: str, deltas: list[Delta
     add_deltas(choices, deltas)
     check(whole, json.loads(new(shape).whole(choices, end, 9)))
     streaming = new(shape)
-    stream = streaming.opening() + streaming.tokens(Tokens(9, deltas, 0)) + streaming.ending(end, 9)
+    stream = (
+        streaming.opening()
+        + streaming.tokens(Tokens(9, deltas, 0))
+        + streaming.ending(end, 9, Elapsed(0.5, 2.0))
+    )
     lines = [line for line in stream.decode().split("\n") if line.startswith("data: ")]
     assert lines.pop() == "data: [DONE]"
     for line in lines:
