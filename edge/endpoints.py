@@ -20,9 +20,9 @@ from edge.errors import Problem
 from edge.openai_bodies import ChatBody, CompletionBody, EmbeddingBody
 from edge.openapi.answers import ChatChunk, ChatCompletion, EmbeddingList, TextChunk, TextCompletion
 from edge.openapi.headers import READING
-from edge.openapi.response_answers import ResponseEvent
 from edge.pages import Page
 from edge.responses import api as responses_api
+from edge.responses.described import ResponseEvent
 from edge.service import Edge
 
 GENERATION_PROBLEMS = (

@@ -1,5 +1,5 @@
-"""Answers of the responses endpoints as types. They describe what `edge.responses.shape` writes; nothing is encoded with
-them. Pure."""
+"""Answers of the responses endpoints as types. They describe what `edge.responses.shape` writes; nothing is encoded
+with them. Pure."""
 
 from __future__ import annotations
 
