@@ -46,6 +46,9 @@ ERRORS: dict[str, ErrorRow] = {
     "headers_too_large": ErrorRow(
         431, "invalid_request_error", "headers_too_large", "invalid_request_error", is_final=True
     ),
+    "thread_unsupported": ErrorRow(
+        400, "invalid_request_error", "thread_unsupported_request", "invalid_request_error"
+    ),
     "idempotency_mismatch": ErrorRow(
         422, "invalid_request_error", "idempotency_mismatch", "invalid_request_error", is_final=True
     ),

@@ -185,7 +185,16 @@ def decode(data: bytes, kind: type[_B]) -> tuple[_B, JsonObject] | Problem:
         return Problem("bad_request", f"the body is not valid JSON: {error}")
     except RecursionError:
         return Problem("bad_request", "the body is nested too deeply")
-    return _fault_of_choice(body) or (body, fields)
+    return _fault_of_thread(fields) or _fault_of_choice(body) or (body, fields)
+
+
+def _fault_of_thread(fields: JsonObject) -> Problem | None:
+    """A client that believes that a server keeps its conversation sends only what is new. That must not be taken for
+    all of it; one that is told sends everything."""
+    if bytes(fields.get("thread", b"null")) == b"null":
+        return None
+    words = "thread: no conversation is kept here; send all of its messages, without `thread`"
+    return Problem("thread_unsupported", words, "thread")
 
 
 def _fault_of_choice(body: CountBody) -> Problem | None:

@@ -56,7 +56,7 @@ NOT_PASSED_ON = (
         "inference_geo",
         "mcp_servers",
     ),
-    *("service_tier", "speed", "user_profile_id", "workspace_id"),
+    *("service_tier", "speed", "thread", "user_profile_id", "workspace_id"),
     # A chat's, which would ask for more than one message can hold, or for something else than a message.
     *("best_of", "echo", "input", "logprobs", "max_completion_tokens", "n", "prompt", "prompt_logprobs"),
     *("stream_options", "top_logprobs"),

@@ -25,6 +25,8 @@ _EXAMPLE = {"model": "penstock-sim", "messages": [{"role": "user", "content": "T
 def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
     """Messages, and how long their prompts are. `problems`: of any generation."""
 
+    problems = (*problems, "thread_unsupported")
+
     async def count(call: Call) -> Response:
         return await edge.generate(TOKEN_COUNT, _hurried(call))
 

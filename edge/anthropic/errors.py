@@ -21,8 +21,11 @@ class AnthropicErrors:
         return OVERLOADED if row.anthropic == "overloaded_error" else row.status
 
     def body(self, problem: Problem, rid: str | None = None) -> bytes:
-        """`request_id` is null for what was turned away: nothing can be asked for by the id in its headers."""
+        """`request_id` is null for what was turned away: nothing can be asked for by the id in its headers. The table's
+        code stands where clients look for one."""
         error: dict[str, Any] = {"type": problem.row.anthropic, "message": problem.message}
+        if problem.row.code is not None:
+            error["details"] = {"error_code": problem.row.code}
         if problem.resume is not None:
             error["resume"] = problem.resume
         return msgspec.json.encode({"type": "error", "error": error, "request_id": rid})

@@ -8,7 +8,7 @@ from typing import Any
 
 import anthropic
 import pytest
-from anthropic import Anthropic
+from anthropic import Anthropic, beta_tool
 from anthropic.types import Message
 
 from bench.system import Process, System
@@ -131,6 +131,33 @@ def test_any_tool(system: System) -> None:
     message = created(system, body_of("any", tools=TOOLS, tool_choice={"type": "any"}))
     assert [block.type for block in message.content] == ["tool_use"]
     assert message.stop_reason == "tool_use"
+
+
+def test_the_clients_own_loop_of_calls(system: System) -> None:
+    """It would leave the conversation with the server, and does without when it is told that none is kept here."""
+    given: list[str] = []
+
+    @beta_tool
+    def weather(text: str) -> str:
+        """Of a place."""
+        given.append(text)
+        return "sunny"
+
+    with official(system) as client:
+        runner = client.beta.messages.tool_runner(
+            model=MODEL,
+            max_tokens=TOKENS,
+            tools=[weather],
+            tool_choice={"type": "any"},
+            max_iterations=2,
+            messages=[{"role": "user", "content": "loop"}],
+        )
+        first, second = runner
+    [call] = first.content
+    assert call.type == "tool_use"
+    assert call.input == {"text": given[0]}
+    assert len(given) == 2
+    assert second.usage.input_tokens > first.usage.input_tokens, "it was asked with all that was said"
 
 
 def test_an_image_is_seen(system: System) -> None:

@@ -262,6 +262,7 @@ async def test_each_row_of_the_table_is_told_by_a_status_or_by_an_event(world: W
     """Whatever row it is: as the END of a request it comes before the first token, and after it."""
     row, end = ERRORS[reason], End(status="error", reason=reason, message="what went wrong")
     status = 529 if row.anthropic == "overloaded_error" else row.status
+    details = {} if row.code is None else {"details": {"error_code": row.code}}
     for asking in (create(world), streamed(world)):
         attempt = await world.backend.attempt()
         await attempt.end(end)
@@ -276,7 +277,7 @@ async def test_each_row_of_the_table_is_told_by_a_status_or_by_an_event(world: W
         assert error.request_id == attempt.rid
         assert error.body == {
             "type": "error",
-            "error": {"type": row.anthropic, "message": "what went wrong"},
+            "error": {"type": row.anthropic, "message": "what went wrong", **details},
             "request_id": attempt.rid,
         }
         assert ("retry-after" in error.response.headers) == row.retry_after

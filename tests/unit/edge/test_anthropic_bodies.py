@@ -109,6 +109,15 @@ def test_a_bad_body_is_refused_by_the_name_of_its_field(fields: dict[str, Any], 
     assert says in fault(body_of(**fields)).message
 
 
+@pytest.mark.parametrize("reading", [read_message, read_count])
+def test_a_part_of_a_conversation_is_not_taken_for_all_of_it(reading: Any) -> None:
+    for thread in ({"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}, False):
+        problem = reading(json.dumps(body_of(thread=thread)).encode())
+        assert isinstance(problem, Problem)
+        assert problem.reason == "thread_unsupported"
+    assert not isinstance(reading(json.dumps(body_of(thread=None)).encode()), Problem)
+
+
 @pytest.mark.parametrize("name", ["model", "max_tokens", "messages"])
 def test_what_is_required_is_asked_for(name: str) -> None:
     body = {key: value for key, value in body_of().items() if key != name}

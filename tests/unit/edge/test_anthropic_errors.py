@@ -40,6 +40,7 @@ CLASSES = {
     "not_allowed": anthropic.PermissionDeniedError,
     "not_found": anthropic.NotFoundError,
     "model_not_found": anthropic.NotFoundError,
+    "thread_unsupported": anthropic.BadRequestError,
     "idempotency_mismatch": anthropic.UnprocessableEntityError,
     "rate_limited": anthropic.RateLimitError,
     "quota_exceeded": anthropic.RateLimitError,
@@ -74,14 +75,15 @@ def test_each_row_is_an_anthropic_error(reason: str) -> None:
         # That type is in Anthropic's documentation of its errors, and in none of the client's types.
         ErrorResponse.model_validate(body, strict=True)
         assert row.anthropic in get_args(ErrorType)
+    details = {} if row.code is None else {"details": {"error_code": row.code}}
     assert body == {
         "type": "error",
-        "error": {"type": row.anthropic, "message": "what went wrong"},
+        "error": {"type": row.anthropic, "message": "what went wrong", **details},
         "request_id": None,
     }
     error = make_status_error("what went wrong", body=body, response=response)
     assert isinstance(error, CLASSES.get(reason, anthropic.APIStatusError))
-    assert (error.type, error.request_id) == (row.anthropic, "rid")
+    assert (error.type, error.request_id, error.error_code) == (row.anthropic, "rid", row.code)
     assert isinstance(error, anthropic.InternalServerError) == (error.status_code >= 500)
     assert (error.type == "overloaded_error") == (error.status_code == 529) == (reason in OVERLOADED)
     assert ("retry-after" in ours.headers) == row.retry_after

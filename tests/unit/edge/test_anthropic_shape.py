@@ -224,7 +224,12 @@ def test_a_broken_stream_ends_with_an_error() -> None:
     assert last.event == "error"
     assert last.json() == {
         "type": "error",
-        "error": {"type": "overloaded_error", "message": "no\nluck", "resume": "/v1/requests/x"},
+        "error": {
+            "type": "overloaded_error",
+            "message": "no\nluck",
+            "details": {"error_code": "no_workers"},
+            "resume": "/v1/requests/x",
+        },
         "request_id": "r1",
     }
     assert frame == CountShape(RID, MODEL, 1, include_usage=False).failing(
