@@ -50,7 +50,7 @@ test-unit: $(VENV)/.installed-dev ## the pure parts, the exhaustive model, a tho
 	$(BIN)/python -m pytest tests/unit tests/model tests/sim tests/test_tidy.py $(ARGS)
 
 test-acceptance: $(VENV)/.installed-dev ## whole systems and real clients; not the slow ones
-	$(BIN)/python -m pytest tests/acceptance tests/api $(ARGS)
+	$(BIN)/python -m pytest tests/acceptance tests/api tests/parity $(ARGS)
 
 test-api: $(VENV)/.installed-dev ## the API against its own document, and hostile bodies; longer: make test-api ARGS="-m ''"
 	$(BIN)/python -m pytest tests/api $(ARGS)

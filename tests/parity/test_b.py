@@ -95,6 +95,7 @@ def test_b6_max_active(tight: System) -> None:
     assert (Lease.__struct_config__.tag, End.__struct_config__.tag) == ("lease", "end")
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda n: post(tight, CHAT, chat_body(f"b6 {n}", 8)).status_code, range(20)))
+    assert tight.log_path.read_text().count("takes MAX_ACTIVE as slots") == 1, "`up` says so, once"
     # Who could not be taken in three seconds may be told so at once.
     assert set(answers) <= {200, 503}
     assert answers.count(200) >= 4

@@ -8,10 +8,12 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from infra.engine_settings import REPEATABLE
+from infra.setting_aliases import ALIASES, Taken
 from infra.setting_topics import STARTS, by_topic, describe, settings_tables
 from infra.settings import (
     Settings,
     SettingsError,
+    aliases_taken,
     explain,
     hand_down,
     load_settings,
@@ -24,8 +26,8 @@ from infra.settings import (
 def _clean_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No environment and no file but what a test makes."""
     monkeypatch.chdir(tmp_path)
-    for name in Settings.model_fields:
-        monkeypatch.delenv(f"PENSTOCK_{name.upper()}", raising=False)
+    for name in (*(f"PENSTOCK_{name.upper()}" for name in Settings.model_fields), *ALIASES):
+        monkeypatch.delenv(name, raising=False)
 
 
 def toml(text: str) -> None:
@@ -51,6 +53,54 @@ def test_command_line_beats_environment_beats_file_beats_default(monkeypatch: py
     assert sources["slots"] == "environment"
     assert sources["workers"] == "penstock.toml"
     assert sources["edges"] == "default"
+
+
+def test_other_servers_variables_hold_between_ours_and_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    toml("slots = 2\nqueue_max = 2\ndtype = 'half'")
+    monkeypatch.setenv("MAX_ACTIVE", "3")
+    monkeypatch.setenv("QUEUE_MAX", "3")
+    monkeypatch.setenv("DTYPE", "")
+    monkeypatch.setenv("PENSTOCK_QUEUE_MAX", "4")
+    settings = load_settings()
+    assert (settings.slots, settings.queue_max, settings.dtype) == (3, 4, "half"), "an empty one is not set"
+    assert source_of("slots") == "MAX_ACTIVE"
+    assert source_of("queue_max") == "environment"
+    assert aliases_taken() == {"slots": Taken("MAX_ACTIVE", "3", "3")}
+    assert aliases_taken({"slots": 5}) == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "written", "name", "value"),
+    [
+        ("VLLM_BASE_URL", "http://vllm:8000", "upstream", "http://vllm:8000/v1"),
+        ("VLLM_BASE_URL", "http://vllm:8000/", "upstream", "http://vllm:8000/v1"),
+        ("VLLM_BASE_URL", "http://vllm/api/v2", "upstream", "http://vllm/api/v2"),
+        ("MOCK_TOKEN_DELAY_SECONDS", "0.02", "itl_ms", 20),
+        ("BATCH_TIMEOUT", "1000", "batch_window_ms", 1000),
+        ("SHUTDOWN_TIMEOUT_SECONDS", "10", "drain_timeout_s", 10),
+        ("RATE_LIMIT_REQUESTS", "120", "rate_requests_max", 120),
+    ],
+)
+def test_units_of_other_servers_are_converted(
+    monkeypatch: pytest.MonkeyPatch, variable: str, written: str, name: str, value: object
+) -> None:
+    monkeypatch.setenv(variable, written)
+    assert getattr(load_settings(), name) == value
+
+
+@pytest.mark.parametrize(
+    "variable", ["MAX_ACTIVE", "MOCK_TOKEN_DELAY_SECONDS", "QUEUE_MODE", "VLLM_BASE_URL"]
+)
+def test_a_bad_variable_of_another_server_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "not this")
+    with pytest.raises(SettingsError, match=rf"bad setting {variable}='not this' \(environment\)"):
+        load_settings()
+
+
+def test_another_servers_key_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_API_KEY", "hunter2")
+    assert load_settings().api_keys.get_secret_value() == "hunter2"
+    assert "hunter2" not in str(explain())
 
 
 def test_sizes_can_be_written_with_units() -> None:

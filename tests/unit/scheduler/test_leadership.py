@@ -137,8 +137,10 @@ def test_the_leader_speaks_every_half_second_and_on_change(world: World) -> None
     announced = one(events.Announce, world.pull("w1", free=5)).leader
     assert (announced.scheduler, announced.term, announced.queue_depth) == ("s1", 1, 7)
     state = announced.models[0]
-    assert (state.card, state.workers, state.slots, state.free) == (card(), 1, 8, 5)
+    assert (state.card, state.workers, state.slots, state.free, state.idle) == (card(), 1, 8, 5, 0)
     assert not all_of(events.Announce, world.pull("w1", free=4))
+    world.pull("w1", free=8)
+    assert all_of(events.Announce, world.wait(0.5))[-1].leader.models[0].idle == 1, "it runs nothing"
     leaving = one(events.Announce, world.pull("w1", free=4, leaving=True)).leader.models[0]
     assert (leaving.workers, leaving.slots, leaving.free) == (0, 0, 0)
     assert len(one(events.Announce, world.pull("w2", model="other")).leader.models) == 2
