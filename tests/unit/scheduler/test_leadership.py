@@ -139,8 +139,6 @@ def test_the_leader_speaks_every_half_second_and_on_change(world: World) -> None
     state = announced.models[0]
     assert (state.card, state.workers, state.slots, state.free, state.idle) == (card(), 1, 8, 5, 0)
     assert not all_of(events.Announce, world.pull("w1", free=4))
-    world.pull("w1", free=8)
-    assert all_of(events.Announce, world.wait(0.5))[-1].leader.models[0].idle == 1, "it runs nothing"
     leaving = one(events.Announce, world.pull("w1", free=4, leaving=True)).leader.models[0]
     assert (leaving.workers, leaving.slots, leaving.free) == (0, 0, 0)
     assert len(one(events.Announce, world.pull("w2", model="other")).leader.models) == 2
@@ -170,3 +168,10 @@ def test_a_model_is_remembered_at_first_sight_and_now_and_then(world: World) -> 
 
 def test_what_is_remembered_is_recalled_with_its_age() -> None:
     assert recall(remembered(card(), 100.0), 130.0) == events.KnownModel(card(), 30.0)
+
+
+def test_the_leader_tells_how_many_workers_run_nothing(world: World) -> None:
+    world.pull("w1", free=8)
+    world.pull("w2", free=3)
+    state = all_of(events.Announce, world.wait(0.6))[-1].leader.models[0]
+    assert (state.workers, state.idle) == (2, 1)
