@@ -1,8 +1,9 @@
 """One model's line as the leader's heartbeats tell it: who waits, how fast it moves, and when a request has its turn.
 
 How exact it is: within a class requests are taken in the order they came, but for batches, which are made of one bucket
-of `max_tokens`. So the own class is counted exactly, as of the last heartbeat, plus what this edge has published since;
-what other edges published since then is not known. Classes age into each other: of a more urgent class all that wait
+of `max_tokens`. At first a place is what the last heartbeat told and what this edge has published since. The heartbeat
+that counts the request corrects it by what other edges published in that time, as if all had come in turn; from then on
+it falls with what is taken. Classes age into each other: of a more urgent class all that wait
 count as ahead, of a less urgent one none. So a position may stand still or last longer than it says, where more urgent
 requests come later or less urgent ones have waited longer than the head start between the classes. Requests that end
 while they wait let those behind them move up only where the whole class gets shorter. Pure; `now` is monotonic seconds.
@@ -41,7 +42,6 @@ class Outlook:
 class Line:
     """`passed` counts, by class, what was taken since this edge knows the model, whoever led."""
 
-    workers: int = 0
     slots: int = 0
     free: int = 0
     heard_at: float = -inf
@@ -52,7 +52,7 @@ class Line:
     _taken: dict[Klass, int] = field(default_factory=EVERY_CLASS.copy)
     _drain: Drain = field(default_factory=Drain)
     _shares: dict[Klass, Share] = field(default_factory=lambda: {klass: Share() for klass in CLASSES})
-    _published: deque[tuple[float, Klass]] = field(default_factory=lambda: deque(maxlen=PUBLISHED_MAX))
+    _published: deque[Place] = field(default_factory=lambda: deque(maxlen=PUBLISHED_MAX))
 
     def heard(self, state: ModelState, term: int, now: float) -> None:
         """Takes in what the leader of `term` says at `now`."""
@@ -64,13 +64,17 @@ class Line:
         # Slots that came or went in between would look like requests that began or ended.
         if not is_new and state.slots == self.slots:
             self._measure(took, waiting, state.free, now)
+        came = {klass: max(0, waiting[klass] - self.waiting[klass] + took[klass]) for klass in CLASSES}
         for klass in CLASSES:
             self.passed[klass] += took[klass]
-        self.workers, self.slots, self.free = state.workers, state.slots, state.free
+        self.slots, self.free = state.slots, state.free
         self.waiting, self._taken, self._term, self.heard_at = waiting, taken, term, now
         self._counted_at = now - state.waiting_age_s - UNDER_WAY_S
-        while self._published and self._published[0][0] <= self._counted_at:
-            self._published.popleft()
+        counted: list[Place] = []
+        while self._published and self._published[0].at <= self._counted_at:
+            counted.append(self._published.popleft())
+        for klass in CLASSES:
+            self._correct([place for place in counted if place.klass == klass], came[klass])
 
     def rate(self, klass: Klass | None, now: float) -> float | None:
         """Requests per second taken of a class, of the whole model where the class's share is not known or not asked
@@ -86,20 +90,17 @@ class Line:
     def publish(self, klass: Klass, now: float) -> Place:
         """A request is published now; it counts until a heartbeat has counted it."""
         place = Place(self, klass, now, self._ahead(klass), dict(self.passed))
-        self._published.append((now, klass))
+        self._published.append(place)
         return place
 
-    def withdraw(self, klass: Klass, at: float) -> None:
-        """What was published at `at` was not stored."""
-        if (at, klass) in self._published:
-            self._published.remove((at, klass))
+    def withdraw(self, place: Place) -> None:
+        """It was not stored."""
+        if place in self._published:
+            self._published.remove(place)
 
     def later(self, place: Place, now: float) -> Outlook:
         """For a request that was published some time ago and still waits."""
-        left = {
-            klass: max(0, ahead - (self.passed[klass] - place.passed[klass]))
-            for klass, ahead in place.ahead.items()
-        }
+        left = self._left(place)
         if self._counted_at > place.at:
             # It waits itself, so it is one of its class.
             left = {
@@ -110,9 +111,9 @@ class Line:
 
     def _ahead(self, klass: Klass) -> dict[Klass, int]:
         ahead = {of: self.waiting[of] for of in CLASSES[: CLASSES.index(klass) + 1]}
-        for _, of in self._published:
-            if of in ahead:
-                ahead[of] += 1
+        for place in self._published:
+            if place.klass in ahead:
+                ahead[place.klass] += 1
         # Free slots take the first ones at once.
         free = self.free
         for of in ahead:
@@ -120,6 +121,21 @@ class Line:
             ahead[of] -= went
             free -= went
         return ahead
+
+    def _correct(self, places: list[Place], came: int) -> None:
+        """These, in their order, are counted now, with what others published meanwhile: `came` in all."""
+        others = max(0, came - len(places))
+        for number, place in enumerate(places):
+            behind = len(places) - number
+            own = self.waiting[place.klass] - behind - others * behind // (len(places) + 1)
+            place.ahead = self._left(place) | {place.klass: max(0, own)}
+            place.passed = dict(self.passed)
+
+    def _left(self, place: Place) -> dict[Klass, int]:
+        return {
+            klass: max(0, ahead - (self.passed[klass] - place.passed[klass]))
+            for klass, ahead in place.ahead.items()
+        }
 
     def _outlook(self, klass: Klass, ahead: dict[Klass, int], now: float) -> Outlook:
         everyone = sum(ahead.values())
@@ -146,9 +162,10 @@ class Line:
                 self._shares[klass].observe(took[klass], everyone, seconds, now)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Place:
-    """A request's place in its line: published at `at` with `ahead` before it, by class, when `passed` were through."""
+    """A request's place in its line: published at `at`; there were `ahead` before it, by class, when `passed` were
+    through."""
 
     line: Line
     klass: Klass
@@ -162,4 +179,4 @@ class Place:
 
     def withdraw(self) -> None:
         """It was not stored."""
-        self.line.withdraw(self.klass, self.at)
+        self.line.withdraw(self)

@@ -18,7 +18,10 @@ from tests.acceptance.raw_client import PATHS, body_of
 TOKENS = 60
 ITL_MS = 20
 RUN_S = TOKENS * ITL_MS / 1e3
-HEAD_WAIT_S = 0.4
+HEAD_WAIT_S = 2.0
+"""By then the leader has counted every request."""
+
+STREAMS = 8
 
 
 class Told(NamedTuple):
@@ -56,30 +59,28 @@ def watch(system: System, number: int) -> Told:
 def test_places_fall_and_times_come_true(system: System) -> None:
     for number in range(4):
         assert_whole(stream(system.url, f"so fast {number}", TOKENS), f"so fast {number}", TOKENS)
-    with ThreadPoolExecutor(6) as pool:
-        told = list(pool.map(lambda number: watch(system, number), range(6)))
+    with ThreadPoolExecutor(STREAMS) as pool:
+        told = list(pool.map(lambda number: watch(system, number), range(STREAMS)))
     assert all(one.whole for one in told)
-    assert told[0].head == 0
-    assert told[1].head <= 1, "what was published a moment before may count, until the next heartbeat"
-    assert max(one.head for one in told) >= 2, "what another edge published a moment before is not known yet"
+    assert [one.head for one in told][:2] == [0, 0], "they run by then"
+    assert max(one.head for one in told) >= 4
     for one in told:
         places = [place for _, place, _ in one.comments]
         assert places == sorted(places, reverse=True)
         gaps = [later[0] - sooner[0] for sooner, later in zip(one.comments, one.comments[1:], strict=False)]
         assert all(gap > 0.8 for gap in gaps), "not more often than once a second"
     last = told[-1]
-    assert last.comments[-1][1] == 0, "the next one"
+    assert last.comments[-1][1] <= 1, "a place lasts about as long as it takes to tell of it"
     at_s, _, eta_s = last.comments[0]
     assert eta_s is not None
-    assert abs(last.first_token_s - at_s - eta_s) < 2 * RUN_S
+    assert eta_s / 2.5 < last.first_token_s - at_s < eta_s * 2.5
 
 
 def test_a_deadline_that_cannot_be_made_is_refused_at_once(system: System) -> None:
-    with ThreadPoolExecutor(6) as pool:
-        running = [pool.submit(watch, system, number) for number in range(6)]
-        system.wait_until(lambda: _refused(system) is not None, "the queue is long enough")
-        refused = _refused(system)
-        assert refused is not None
+    with ThreadPoolExecutor(STREAMS) as pool:
+        running = [pool.submit(watch, system, number) for number in range(STREAMS)]
+        while (refused := _refused(system)) is None:
+            assert not all(one.done() for one in running), "the line is long enough for some time"
         assert refused.json()["error"]["code"] == "deadline_unreachable"
         # As long as the line, and then one after the other of those who were refused like this.
         assert 0 < float(refused.headers["retry-after-ms"]) / 1e3 < 20 * RUN_S

@@ -76,7 +76,7 @@ async def test_a_stream_that_waits_is_told_its_place_until_it_runs(world: World)
     await until(lambda: any(line.startswith(": queued") for line in lines))
     assert places(lines) == [5]
     await hear(world, 6, 2)
-    await until(lambda: places(lines)[-1] == 4)
+    await until(lambda: places(lines)[-1] == 3)
     await hear(world, 1, 5)
     await until(lambda: places(lines)[-1] == 0)
     await attempt.lease()

@@ -66,17 +66,28 @@ def test_a_place_falls_with_what_is_taken_and_ends_at_none() -> None:
     for half in range(1, 14):
         line.heard(state({"standard": 20}, {"standard": 120 + 2 * half}), 1, now + half / 2)
         seen.append(place.outlook(now + half / 2).ahead)
-    assert seen == [18, 16, 14, 12, 10, 8, 6, 4, 2, 0, 0, 0, 0]
+    assert seen == [19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 0, 0, 0]
     assert place.outlook(now + 7).eta_s == pytest.approx(0.25, rel=0.1)
+
+
+def test_what_other_edges_published_meanwhile_is_learnt() -> None:
+    line, now = moving({"standard": 20}, {"standard": 4})
+    early, late = line.publish("standard", now + 0.1), line.publish("standard", now + 0.3)
+    assert [place.outlook(now + 0.3).ahead for place in (early, late)] == [20, 21]
+    # Two went, and ten came: eight of them elsewhere, before, between and after these two.
+    line.heard(state({"standard": 28}, {"standard": 122}), 1, now + 0.5)
+    assert [place.outlook(now + 0.5).ahead for place in (early, late)] == [21, 25]
+    line.heard(state({"standard": 28}, {"standard": 127}), 1, now + 1.5)
+    assert [place.outlook(now + 1.5).ahead for place in (early, late)] == [16, 20]
 
 
 def test_a_new_leader_counts_anew_and_places_go_on() -> None:
     line, now = moving({"standard": 20}, {"standard": 4})
     place = line.publish("standard", now)
     line.heard(state({"standard": 20}, {"standard": 3}), 2, now + 0.5)
-    assert place.outlook(now + 0.5).ahead == 17
+    assert place.outlook(now + 0.5).ahead == 18
     line.heard(state({"standard": 20}, {"standard": 5}), 2, now + 1.0)
-    assert place.outlook(now + 1.0).ahead == 15
+    assert place.outlook(now + 1.0).ahead == 16
     assert line.rate("standard", now) == pytest.approx(4.0, rel=0.1)
 
 
