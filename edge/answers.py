@@ -84,8 +84,6 @@ class Ticket:
     """Of the answer, besides its own."""
     prospect: Prospect | None = None
     """Of a request that is new."""
-    comments: bool = True
-    """Whether a stream may tell in comment lines how long the request still waits."""
     shape: Callable[[View, str], Shape] = shape_of
     """For a request that turns out to be one that is there, by its view and its rid."""
 

@@ -97,8 +97,7 @@ class Desk:
         `seen`: see `EventStream`. `stream`: None for what the view says. `permit` and `prospect`: of a request that
         is new.
         """
-        dialect = dialect_of(view)
-        errors = dialect.errors
+        errors = dialect_of(view).errors
         permit = permit or Permit()
         refusal = self.refusal()
         if refusal is not None:
@@ -120,7 +119,6 @@ class Desk:
             errors=errors,
             headers=permit.headers,
             prospect=prospect,
-            comments=dialect.comments,
             shape=manner.shape,
         )
         shape = manner.shape(view, rid)

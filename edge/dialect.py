@@ -71,10 +71,9 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Dialect:
-    """`name` is what a View calls it. `comments`: its clients ignore comment lines in a stream."""
+    """`name` is what a View calls it."""
 
     name: str
     read: Callable[[bytes], Asked | Problem]
     shape: MakeShape
     errors: ErrorStyle
-    comments: bool = True

@@ -162,9 +162,9 @@ class EventStream(Answer):
         self._arm()
 
     def _tell_place(self) -> None:
-        """A comment as `KEEP_ALIVE`, and for the same reason without an empty line."""
+        """A comment, where the dialect keeps streams open by such, and like those without an empty line."""
         prospect = self.ticket.prospect
-        if prospect is None or not self.ticket.comments:
+        if prospect is None or not self._shape.keep_alive.startswith(b":"):
             return
         if self._reader.begun or self._complete or self._problem is not None:
             return

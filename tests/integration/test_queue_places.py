@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from edge import dialects
 from infra.broker import Broker
 from infra.settings import load_settings
 from schemas.dispatch import ModelState
@@ -125,11 +123,10 @@ async def test_the_official_client_does_not_mind(world: World) -> None:
     assert "".join(text or "" for text in texts) == "so far"
 
 
-async def test_clients_that_take_no_comments_get_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dialects._BY_NAME, "chat", replace(dialects.CHAT, comments=False))
+async def test_clients_that_know_no_comments_get_none(world: World) -> None:
     await hear(world, 6, 0)
     async with world.http as http:
-        asking = asyncio.create_task(http.post(CHAT, json=STREAMED))
+        asking = asyncio.create_task(http.post("/v1/messages", json={**STREAMED, "max_tokens": 9}))
         attempt = await world.backend.attempt(lease=False)
         await asyncio.sleep(1.5)
         await attempt.lease()
