@@ -49,16 +49,12 @@ PUBLISHING_PROBLEMS = ("broker_away", "draining")
 """Likewise, if it publishes requests."""
 
 TAGS = (
-    ("Requests", "Requests by their ids, whatever API they came by", r"/v1/requests\b"),
+    ("OpenAI", "OpenAI's API", r"/v1/(chat|completions|embeddings|models)\b"),
     ("Responses", "OpenAI's Responses API", r"/v1/responses\b"),
     ("Batches", "OpenAI's files and batches", r"/v1/(files|batches)\b"),
     ("Anthropic", "Anthropic's Messages API", r"/v1/messages\b"),
-    (
-        "Compatibility",
-        "APIs of other systems",
-        r"/(models|generate|v1/(predict|result|queue|generate))\b",
-    ),
-    ("OpenAI", "OpenAI's API", r"/v1/"),
+    ("Requests", "Requests by their ids, whatever API they came by", r"/v1/requests\b"),
+    ("Compatibility", "APIs of other systems", r"/(models|generate|v1)\b"),
     ("Operations", "For whoever runs this", r"/"),
 )
 """The first whose pattern matches the begin of a path has it."""

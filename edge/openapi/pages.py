@@ -14,6 +14,8 @@ from edge.openapi.document import document
 
 DOCUMENT_PATH = "/openapi.json"
 PAGE_PATH = "/docs"
+NO_ICON = "data:,"
+"""FastAPI's own would be asked of another site."""
 
 
 def add_document(app: FastAPI, endpoints: Sequence[Endpoint]) -> None:
@@ -29,7 +31,9 @@ def add_document(app: FastAPI, endpoints: Sequence[Endpoint]) -> None:
     @app.get(PAGE_PATH, response_class=Response)
     async def page() -> Response:
         # The path without its slash: behind a proxy the page may stand deeper.
-        return get_swagger_ui_html(openapi_url=f".{DOCUMENT_PATH}", title="Penstock")
+        return get_swagger_ui_html(
+            openapi_url=f".{DOCUMENT_PATH}", title="Penstock", swagger_favicon_url=NO_ICON
+        )
 
 
 def as_text(made: dict[str, Any]) -> str:
