@@ -12,12 +12,26 @@ from edge.anthropic.bodies import CountBody, MessageBody
 from edge.anthropic.count import TokenCount
 from edge.anthropic.dialects import MESSAGE, TOKEN_COUNT
 from edge.anthropic.errors import ANTHROPIC_ERRORS
-from edge.anthropic.shape import Message
+from edge.anthropic.events import (
+    ContentBlockDelta,
+    ContentBlockStart,
+    ContentBlockStop,
+    Message,
+    MessageDelta,
+    MessageStart,
+    MessageStop,
+    Ping,
+)
 from edge.call import Call
 from edge.endpoint import Endpoint
 from edge.service import Edge
 
 PATH = "/v1/messages"
+
+_EVENTS = (
+    *(MessageStart, ContentBlockStart, ContentBlockDelta, ContentBlockStop),
+    *(MessageDelta, MessageStop, Ping),
+)
 
 _EXAMPLE = {"model": "penstock-sim", "messages": [{"role": "user", "content": "Tell me about rivers."}]}
 
@@ -39,6 +53,7 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             MessageBody,
             Message,
             streams=True,
+            events=_EVENTS,
             problems=problems,
             errors=ANTHROPIC_ERRORS,
             examples={

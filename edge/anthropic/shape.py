@@ -2,55 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from edge.anthropic.bodies import JsonObject, Text, Thinking, ToolUse
 from edge.anthropic.errors import error_event
+from edge.anthropic.events import (
+    Block,
+    ContentBlockDelta,
+    ContentBlockStart,
+    ContentBlockStop,
+    Event,
+    InputJsonDelta,
+    Message,
+    MessageDelta,
+    MessageStart,
+    MessageStop,
+    MessageUsage,
+    Ping,
+    SignatureDelta,
+    Stop,
+    ThinkingDelta,
+    ThinkingTokens,
+    frame,
+)
 from edge.dialect import Elapsed
 from edge.errors import Problem
 from edge.relay import Tokens
 from schemas.choices import Choice
 from schemas.output import Delta, End, ToolPiece
 
-PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+PING = frame(Ping())
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"]
-
-_STOP_MESSAGE = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+_STOP_MESSAGE = frame(MessageStop())
 _encode = msgspec.json.Encoder().encode
 _arguments = msgspec.json.Decoder(JsonObject)
-
-
-class ThinkingTokens(msgspec.Struct):
-    """How many tokens of the output nobody is shown as the answer."""
-
-    thinking_tokens: int
-
-
-class MessageUsage(msgspec.Struct, omit_defaults=True):
-    """Tokens charged for. `input_tokens` are those that the engine had not in its cache, as Anthropic counts; what it
-    does not tell is left out."""
-
-    input_tokens: int
-    output_tokens: int
-    cache_read_input_tokens: int | msgspec.UnsetType = msgspec.UNSET
-    output_tokens_details: ThinkingTokens | msgspec.UnsetType = msgspec.UNSET
-
-
-class Message(msgspec.Struct):
-    """The answer as a whole. Its end is not known yet in the event that begins a stream."""
-
-    id: str
-    model: str
-    content: list[Text | Thinking | ToolUse]
-    stop_reason: StopReason | None
-    stop_sequence: str | None
-    usage: MessageUsage
-    type: Literal["message"] = "message"
-    role: Literal["assistant"] = "assistant"
-    stop_details: None = None
 
 
 class MessageShape:
@@ -74,9 +61,8 @@ class MessageShape:
 
     def opening(self) -> bytes:
         """The message without its content, and a ping, as Anthropic's API sends it."""
-        message = self._message([], None, None, MessageUsage(0, 0))
-        fields = _encode({"type": "message_start", "message": message})
-        return b"id: 0-0\nevent: message_start\ndata: %b\n\n%b" % (fields, PING)
+        message = self._message([], Stop(None, None), MessageUsage(0, 0))
+        return b"id: 0-0\n%b%b" % (frame(MessageStart(message)), PING)
 
     def tokens(self, tokens: Tokens) -> bytes:
         """The events of each delta. Those that end at one offset count on, over all its records."""
@@ -91,9 +77,8 @@ class MessageShape:
         events = self._close()
         if not self._blocks:
             events = [self._begin("text", Text("")), *self._close()]
-        reason, sequence = _stop_of(end, has_calls=bool(self._calls))
-        delta = {"stop_reason": reason, "stop_sequence": sequence, "stop_details": None}
-        events.append(self._event(b"message_delta", {"delta": delta, "usage": _usage_of(end, offset)}))
+        stop = _stop_of(end, has_calls=bool(self._calls))
+        events.append(self._event(MessageDelta(stop, _usage_of(end, offset))))
         return b"".join([*events, _STOP_MESSAGE])
 
     def failing(self, problem: Problem, rid: str) -> bytes:
@@ -103,7 +88,7 @@ class MessageShape:
     def whole(self, choices: list[Choice], end: End, offset: int, elapsed: Elapsed | None = None) -> bytes:
         """The message as one document. Arguments of a call that was cut off are no JSON object, and none are shown."""
         choice = choices[0] if choices else Choice()
-        content: list[Text | Thinking | ToolUse] = []
+        content: list[Block] = []
         if choice.thoughts:
             content.append(Thinking(choice.reasoning, self._signature))
         if choice.pieces:
@@ -112,8 +97,8 @@ class MessageShape:
             ToolUse(self._call_id(index, call.id), call.name, _input(call.arguments))
             for index, call in enumerate(choice.tools)
         ]
-        reason, sequence = _stop_of(end, has_calls=bool(choice.tools))
-        return _encode(self._message(content or [Text("")], reason, sequence, _usage_of(end, offset)))
+        stop = _stop_of(end, has_calls=bool(choice.tools))
+        return _encode(self._message(content or [Text("")], stop, _usage_of(end, offset)))
 
     def _events(self, delta: Delta) -> list[bytes]:
         if delta.choice:
@@ -123,9 +108,7 @@ class MessageShape:
         events: list[bytes] = []
         if delta.reasoning:
             events += self._enter("thinking", Thinking(""))
-            events.append(
-                self._piece(self._blocks - 1, {"type": "thinking_delta", "thinking": delta.reasoning})
-            )
+            events.append(self._event(ContentBlockDelta(self._blocks - 1, ThinkingDelta(delta.reasoning))))
         if delta.text:
             events += self._enter("text", Text(""))
             events.append(self._text(delta.text))
@@ -151,20 +134,18 @@ class MessageShape:
             call = ToolUse(self._call_id(piece.index, piece.id), piece.name, {})
             events.append(self._begin("tool_use", call))
         if piece.arguments:
-            delta = {"type": "input_json_delta", "partial_json": piece.arguments}
-            events.append(self._piece(self._calls[piece.index], delta))
+            delta = InputJsonDelta(piece.arguments)
+            events.append(self._event(ContentBlockDelta(self._calls[piece.index], delta)))
         return events
 
     def _enter(self, kind: Literal["text", "thinking"], block: Text | Thinking) -> list[bytes]:
         """Makes a block of this kind the open one."""
         return [] if self._open == kind else [*self._close(), self._begin(kind, block)]
 
-    def _begin(
-        self, kind: Literal["text", "thinking", "tool_use"], block: Text | Thinking | ToolUse
-    ) -> bytes:
+    def _begin(self, kind: Literal["text", "thinking", "tool_use"], block: Block) -> bytes:
         index, self._open = self._blocks, kind
         self._blocks += 1
-        return self._event(b"content_block_start", {"index": index, "content_block": block})
+        return self._event(ContentBlockStart(index, block))
 
     def _close(self) -> list[bytes]:
         kind, self._open = self._open, None
@@ -173,26 +154,17 @@ class MessageShape:
         index = self._blocks - 1
         events: list[bytes] = []
         if kind == "thinking":
-            events.append(self._piece(index, {"type": "signature_delta", "signature": self._signature}))
-        return [*events, self._event(b"content_block_stop", {"index": index})]
+            events.append(self._event(ContentBlockDelta(index, SignatureDelta(self._signature))))
+        return [*events, self._event(ContentBlockStop(index))]
 
-    def _piece(self, index: int, delta: dict[str, str]) -> bytes:
-        return self._event(b"content_block_delta", {"index": index, "delta": delta})
-
-    def _event(self, name: bytes, fields: dict[str, Any]) -> bytes:
+    def _event(self, event: Event) -> bytes:
         nth = self._nth
         self._nth += 1
-        data = _encode({"type": name.decode(), **fields})
-        return b"id: %d-%d\nevent: %b\ndata: %b\n\n" % (self._offset, nth, name, data)
+        return b"id: %d-%d\n%b" % (self._offset, nth, frame(event))
 
-    def _message(
-        self,
-        content: list[Text | Thinking | ToolUse],
-        reason: StopReason | None,
-        sequence: str | None,
-        usage: MessageUsage,
-    ) -> Message:
-        return Message(f"msg_{self._rid}", self._model, content, reason, sequence, usage)
+    def _message(self, content: list[Block], stop: Stop, usage: MessageUsage) -> Message:
+        id_ = f"msg_{self._rid}"
+        return Message(id_, self._model, content, stop.stop_reason, stop.stop_sequence, usage)
 
     @property
     def _signature(self) -> str:
@@ -210,20 +182,19 @@ def _input(arguments: str) -> JsonObject:
         return {}
 
 
-def _stop_of(end: End, *, has_calls: bool) -> tuple[StopReason, str | None]:
-    """Why the message ended, and the stop sequence that did it, where the engine tells."""
-    reason = end.finish_reasons[0] if end.finish_reasons else "stop"
-    stop = end.stop_reasons[0] if end.stop_reasons else None
-    match reason:
+def _stop_of(end: End, *, has_calls: bool) -> Stop:
+    """The stop sequence that ended the message is told where the engine tells it."""
+    sequence = end.stop_reasons[0] if end.stop_reasons else None
+    match end.finish_reasons[0] if end.finish_reasons else "stop":
         case "length":
-            return "max_tokens", None
+            return Stop("max_tokens", None)
         case "content_filter":
-            return "refusal", None
-        case "stop" if isinstance(stop, str):
-            return "stop_sequence", stop
+            return Stop("refusal", None)
+        case "stop" if isinstance(sequence, str):
+            return Stop("stop_sequence", sequence)
         case _:
             # A call that the client has named ends with "stop".
-            return "tool_use" if has_calls else "end_turn", None
+            return Stop("tool_use" if has_calls else "end_turn", None)
 
 
 def _usage_of(end: End, offset: int) -> MessageUsage:
