@@ -82,6 +82,7 @@ benchmark: $(VENV)/.installed-dev ## the measurements of the README; writes benc
 	$(BIN)/python -m bench.scheduler_failover --out bench/results/scheduler_failover.json
 	$(BIN)/python -m bench.cancel --out bench/results/cancel.json
 	$(BIN)/python -m bench.resume --out bench/results/resume.json
+	$(BIN)/python -m bench.retry_after --out bench/results/retry_after.json
 
 benchmark-vllm: $(VLLM_VENV)/.installed ## the pipeline against vLLM's own server, on an idle machine
 	$(VLLM_BIN)/python -m bench.vllm_throughput --out bench/results/vllm_throughput.json $(ARGS)

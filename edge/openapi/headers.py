@@ -90,7 +90,7 @@ BUSY_HEADERS = {
 }
 ANSWERED_HEADERS = {
     **NAMED_HEADERS,
-    "x-queue-position": "How many requests were before this one when it came.",
+    "x-queue-position": "How many requests are before this one when the head leaves; 0: it runs.",
     "x-ratelimit-limit-requests": "Requests that the caller may send in a window, where that is limited.",
     "x-ratelimit-limit-tokens": "Tokens, likewise.",
     "x-ratelimit-remaining-requests": "Requests that are left of it.",
