@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -36,7 +37,8 @@ LIST_MAX = 10_000
 """Files on one page, as OpenAI's API has it."""
 
 MISSING = Problem("not_found", "there is no such file; it may have expired")
-_AGES = Problem("bad_request", "expires_after must have anchor created_at and seconds", "expires_after")
+_AGES = Problem("bad_request", "expires_after must have anchor created_at and whole seconds", "expires_after")
+_SECONDS = re.compile(r"[1-9][0-9]{0,9}")
 
 _log = get_logger("files")
 
@@ -192,9 +194,9 @@ def _ttl_s(fields: dict[str, str], default_s: float) -> float | Problem:
     seconds, anchor = fields.get("expires_after[seconds]"), fields.get("expires_after[anchor]")
     if seconds is None and anchor is None:
         return default_s
-    if anchor != "created_at" or seconds is None or not (seconds.isascii() and seconds.isdigit()):
+    if anchor != "created_at" or seconds is None or not _SECONDS.fullmatch(seconds):
         return _AGES
-    return min(float(seconds[:12]), default_s)
+    return min(float(seconds), default_s)
 
 
 def _is_live(record: FileRecord) -> bool:

@@ -1,0 +1,79 @@
+"""Whatever a client sends as a form, it is read or refused."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.types import Message
+
+from edge.batches.upload import Upload, read_upload
+from edge.errors import Problem
+
+BYTES_MAX = 1000
+_LINES = st.sampled_from(
+    [
+        b"--b",
+        b"--b--",
+        b"",
+        b'Content-Disposition: form-data; name="file"; filename="f"',
+        b'Content-Disposition: form-data; name="file"',
+        b'Content-Disposition: form-data; name="purpose"',
+        b"Content-Disposition: form-data",
+        b"Content-Type: text/plain; charset=nonsense",
+        b": no name",
+        b"x" * 300,
+        bytes(range(128, 256)),
+    ]
+)
+_TYPES = st.sampled_from(
+    [
+        "multipart/form-data; boundary=b",
+        'multipart/form-data; boundary="b"; charset=nonsense',
+        "multipart/form-data; boundary=",
+        "multipart/form-data",
+        "multipart/form-data; boundary=" + "b" * 5000,
+    ]
+)
+
+
+def read(data: bytes, content_type: str, pieces: int = 3) -> Upload | Problem:
+    size = len(data) // pieces + 1
+    messages: list[Message] = [
+        {"type": "http.request", "body": data[at : at + size], "more_body": True}
+        for at in range(0, len(data), size)
+    ]
+    messages.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def run() -> Upload | Problem:
+        scope = {"type": "http", "headers": [(b"content-type", content_type.encode())], "method": "POST"}
+        found = await read_upload(Request(scope, receive), bytes_max=BYTES_MAX, idle_s=1)
+        if isinstance(found, Upload):
+            await found.file.close()
+        return found
+
+    return asyncio.run(run())
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(_LINES, max_size=14), _TYPES)
+def test_no_form_is_more_than_a_clear_mistake(lines: list[bytes], content_type: str) -> None:
+    found = read(b"\r\n".join(lines), content_type)
+    if isinstance(found, Upload):
+        assert 0 < found.size <= BYTES_MAX
+    else:
+        assert found.reason in ("bad_request", "too_large")
+
+
+def test_a_form_is_read_whatever_the_order_of_its_fields() -> None:
+    file = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n{}\r\n'
+    purpose = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    for data in (file + purpose, purpose + file):
+        found = read(data + b"--b--\r\n", "multipart/form-data; boundary=b")
+        assert isinstance(found, Upload)
+        assert (found.filename, found.size, found.fields) == ("f", 2, {"purpose": "batch"})
