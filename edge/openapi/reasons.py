@@ -17,6 +17,7 @@ REASONS: dict[str, str] = {
     "too_large": "The body has more bytes than are taken.",
     "body_timeout": "The body did not come in time.",
     "headers_too_large": "The headers have more bytes than are taken.",
+    "thread_unsupported": "A conversation that the server is to keep: send all of its messages, without `thread`.",
     "idempotency_mismatch": "The idempotency key was used with another body.",
     "queue_full": "The queue is full.",
     "rate_limited": "There were too many requests, or tokens, in the last while.",
