@@ -13,7 +13,6 @@ REASONS: dict[str, str] = {
     "method_not_allowed": "The path is there, the method is not; `Allow` tells those that are.",
     "model_not_found": "No model has this name.",
     "previous_response_not_found": "The response that this one is to go on from is not there, or not any more.",
-    "thread_unsupported": "Conversations are not kept here: every request has to bring all of its own.",
     "too_large": "The body has more bytes than are taken.",
     "body_timeout": "The body did not come in time.",
     "headers_too_large": "The headers have more bytes than are taken.",
