@@ -68,7 +68,8 @@ def occupied(system: System, count: int) -> Iterator[None]:
             answer = open_streams.enter_context(http.stream("POST", CHAT, json=body))
             lines = answer.iter_lines()
             open_streams.callback(lines.close)  # type: ignore[attr-defined]
-            assert next(lines).startswith("id: 0-0"), answer.status_code
+            first = next(lines)
+            assert first.startswith("id: 0-0"), first
         yield
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartShar
         return started[-1]
 
     yield start
-    codes = [system.stop() for system in started]
+    with ThreadPoolExecutor(max(1, len(started))) as pool:
+        codes = list(pool.map(System.stop, started))
     assert codes == [0] * len(codes), "an ordered drain ends with 0"
 
 
