@@ -14,7 +14,7 @@ from math import inf
 from edge.admission import Admitted
 from edge.errors import RETRY_AFTER_S, Problem
 from edge.forecast.forecast import Forecast
-from edge.forecast.line import Place
+from edge.forecast.line import Outlook, Place
 from edge.forecast.peers import Peers
 from edge.forecast.promises import RETRY_AFTER_MAX_S, Promises
 from edge.registry import MODELS_MAX
@@ -98,9 +98,11 @@ class Door:
 
     def judge(self, asking: Asking, now: float) -> Problem | None:
         """Why a request is not worth publishing; None: it is."""
-        eta_s = self._forecast.line(asking.model).outlook(asking.klass, now).eta_s
-        if eta_s is not None and eta_s > self._patience_s(asking):
-            return Problem("too_late", f"its turn would come in {eta_s:.0f} s, which is too late for it")
+        outlook = self._forecast.line(asking.model).outlook(asking.klass, now)
+        if self._late_s(asking, outlook) > 0:
+            return Problem(
+                "too_late", f"its turn would come in {outlook.eta_s:.0f} s, which is too late for it"
+            )
         if asking.is_retry or asking.key in self._refused:
             self._queue.redeem(now)
         elif self._is_promised(now):
@@ -146,18 +148,22 @@ class Door:
             case "too_late" | "queue_timeout" if outlook.eta_s is not None:
                 # Its turn comes in time again when that much less is before it.
                 pace = line.rate(asking.klass, now)
-                too_long_s = max(0.0, outlook.eta_s - self._patience_s(asking))
+                late_s = max(0.0, self._late_s(asking, outlook))
                 promises = self._of_model(asking, reason)
-                return pace and promises.promise(now, pace, edges=edges, after_s=too_long_s)
+                return pace and promises.promise(now, pace, edges=edges, after_s=late_s)
             case "no_workers" | "output_full" if outlook.eta_s is not None:
                 return max(outlook.eta_s, RETRY_AFTER_S)
             case _:
                 return None
 
-    def _patience_s(self, asking: Asking) -> float:
-        """When its turn has to come at the latest."""
+    def _late_s(self, asking: Asking, outlook: Outlook) -> float:
+        """How much too late its turn comes; -inf: not known."""
+        if outlook.eta_s is None:
+            return -inf
         queue_s = (asking.queue_timeout_s or self._limits.queue_timeout_s) * CERTAIN
-        return min(queue_s, asking.deadline_s or inf)
+        # What runs may end at any moment: for certain it waits only for those ahead of it.
+        surely_s = outlook.eta_s * outlook.ahead / (outlook.ahead + 1)
+        return max(surely_s - queue_s, outlook.eta_s - (asking.deadline_s or inf))
 
     def _is_promised(self, now: float) -> bool:
         """Whether every place that is free now, as far as is known, is promised to somebody."""

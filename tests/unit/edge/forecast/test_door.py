@@ -77,6 +77,17 @@ def test_who_would_time_out_in_the_queue_for_certain_is_refused() -> None:
     assert problem.reason == "too_late"
 
 
+def test_the_first_in_line_never_times_out_for_certain() -> None:
+    """One slot, and requests that take a minute: the one that runs may end at any moment."""
+    door, now = Door("e1", LIMITS), 1000.0
+    for minute in range(10):
+        for _ in range(60):
+            now += 1.0
+            door.leader_heard(Leader("s", 1, 1, [state({}, {"standard": minute}, slots=1)]), now)
+    assert door.judge(replace(ASKING, queue_timeout_s=10.0), now) is None
+    assert door.judge(replace(ASKING, deadline_s=10.0), now) is not None
+
+
 def test_the_refused_are_told_one_time_each() -> None:
     door, now = busy()
     waits = [refused(door, ASKING, now) for _ in range(5)]
