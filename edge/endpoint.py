@@ -28,7 +28,8 @@ class Endpoint:
     For the API's description: `takes` and `gives` are the types of the bodies, as msgspec knows them (None: there is
     none, or it is not JSON); `streams`: it may answer with an event stream; `problems` are reasons of the error table
     that it may answer with besides those that any endpoint may. `parameters` are those it reads besides the ones of
-    all that publish requests; `events` are the types of what a stream's `data` lines hold, each as JSON. `takes_as` and
+    all that publish requests; `events` are the types of what a stream's `data` lines hold, each as JSON, and
+    `last_data` is what the last of them holds instead, if it does. `takes_as` and
     `gives_as` are media types. `also` are types of JSON bodies with other good statuses than 200; `examples` are bodies
     it takes, by what they are for.
 
@@ -48,6 +49,7 @@ class Endpoint:
     reads_body: bool = False
     parameters: tuple[Parameter, ...] = ()
     events: tuple[object, ...] = ()
+    last_data: str = "[DONE]"
     takes_as: str = "application/json"
     gives_as: str = "application/json"
     also: Mapping[int, object] = field(default_factory=dict)

@@ -54,6 +54,7 @@ def endpoints(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             Message,
             streams=True,
             events=_EVENTS,
+            last_data="",
             problems=problems,
             errors=ANTHROPIC_ERRORS,
             examples={

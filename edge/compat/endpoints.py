@@ -11,11 +11,11 @@ from starlette.responses import Response
 
 from edge import models_api
 from edge.call import Call
-from edge.compat.generate import GENERATE, GenerateBody, Generation
+from edge.compat.generate import GENERATE, GenerateBody, Generation, Piece
 from edge.compat.predict import PREDICT, PredictBody, Prediction
 from edge.compat.results import PENDING_STATUS, Pending, Results
 from edge.compat.styles import PREDICT_ERRORS
-from edge.compat.v1_generate import EVENTS, EventsAnswer, EventsBody
+from edge.compat.v1_generate import EVENTS, DoneEvent, EventsAnswer, EventsBody, TokenEvent
 from edge.desk import refuse
 from edge.endpoint import Endpoint
 from edge.errors import Problem
@@ -94,6 +94,7 @@ def _generating(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             GenerateBody,
             Generation,
             streams=True,
+            events=(Piece, Generation),
             problems=problems,
             errors=GENERATE.errors,
             examples={"whole": _EXAMPLE, "streamed": {**_EXAMPLE, "stream": True}},
@@ -113,6 +114,8 @@ def _generating(edge: Edge, problems: tuple[str, ...]) -> list[Endpoint]:
             EventsBody,
             EventsAnswer,
             streams=True,
+            events=(TokenEvent, DoneEvent),
+            last_data="",
             problems=problems,
             errors=EVENTS.errors,
             examples={"whole": _EXAMPLE, "streamed": {**_EXAMPLE, "stream": True}},

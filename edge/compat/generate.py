@@ -27,6 +27,12 @@ class GenerateBody(msgspec.Struct):
     model: str | None = None
 
 
+class Piece(msgspec.Struct):
+    """What is new."""
+
+    text: str
+
+
 class Generation(msgspec.Struct, kw_only=True):
     """The answer; of a stream it is the last event, whose `text` is empty: each piece of it had an event before.
 

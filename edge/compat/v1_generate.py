@@ -41,6 +41,22 @@ class EventsAnswer(msgspec.Struct):
     generated_tokens: int
 
 
+class TokenEvent(msgspec.Struct):
+    """`token` is new text; `index` counts the events before it."""
+
+    request_id: str
+    token: str
+    index: int
+
+
+class DoneEvent(msgspec.Struct):
+    """The last event of a good answer."""
+
+    request_id: str
+    generated_tokens: int
+    finish_reason: str
+
+
 _decoder = msgspec.json.Decoder(EventsBody)
 _encode = msgspec.json.Encoder().encode
 
@@ -90,11 +106,7 @@ class EventsShape:
 
     def ending(self, end: End, offset: int, elapsed: Elapsed | None = None) -> bytes:
         """The `done` event."""
-        done = {
-            "request_id": self._id,
-            "generated_tokens": tokens_of(end, offset),
-            "finish_reason": (end.finish_reasons or ["stop"])[0],
-        }
+        done = DoneEvent(self._id, tokens_of(end, offset), (end.finish_reasons or ["stop"])[0])
         return b"id: %d-0\nevent: done\ndata: %b\n\n" % (offset + 1, _encode(done))
 
     def failing(self, problem: Problem, rid: str) -> bytes:

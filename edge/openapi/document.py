@@ -64,9 +64,6 @@ PATH_PARAMETERS = {
     "name": "The model's name; it may have slashes in it.",
 }
 
-LAST_DATA = "[DONE]"
-"""What the last event of a stream of OpenAI's older APIs holds instead of JSON."""
-
 REQUEST_PATH = "/v1/requests/{rid}"
 
 _PLACE = re.compile(r"\{(\w+)(:path)?\}")
@@ -200,7 +197,7 @@ def _event(endpoint: Endpoint, schemas: _Schemas, failures: Failures) -> dict[st
             {"$ref": f"#/components/schemas/{failures.name_of(endpoint.errors)}"},
         ]
         events = {"contentMediaType": JSON, "contentSchema": {"anyOf": told}}
-        data["anyOf"] = [{"const": LAST_DATA}, events]
+        data["anyOf"] = [*([{"const": endpoint.last_data}] if endpoint.last_data else []), events]
     return {
         "description": "One event.",
         "type": "object",
