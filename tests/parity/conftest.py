@@ -17,7 +17,7 @@ from infra.broker import free_port
 
 StartShared = Callable[..., System]
 
-EXTERNAL = {"engine": "simulator", "model": "penstock-sim", "itl_ms": "5"}
+EXTERNAL = {"engine": "simulator", "model": "penstock-sim", "itl_ms": "5", "slots": "2"}
 
 
 @pytest.fixture(scope="session")

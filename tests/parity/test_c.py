@@ -25,6 +25,7 @@ from tests.parity.asking import (
     stream,
     user,
 )
+from tests.parity.conftest import Lone
 from workers.engines.vllm_start import words_of
 
 GENERATE = "/generate"
@@ -62,16 +63,18 @@ def test_c2_streaming(roomy: System) -> None:
     assert last["ttft_ms"] == pytest.approx(first * 1e3, abs=100), "the client's clock agrees"
 
 
-def test_c3_health(pair: System) -> None:
+def test_c3_health(lone: Lone) -> None:
+    system = lone.system
+
     def told() -> tuple[object, ...]:
-        health = get(pair, "/health").json()
+        health = get(system, "/health").json()
         return health["status"], health["model"], health["active_requests"], health["queue_depth"]
 
-    pair.wait_until(lambda: told() == ("ok", MODEL, 0, 0), "nothing runs", 20)
+    system.wait_until(lambda: told() == ("ok", MODEL, 0, 0), "nothing runs", 20)
     with ThreadPoolExecutor(2) as pool:
-        with occupied(pair, 2):
-            waiting = [pool.submit(post, pair, CHAT, chat_body(f"c3 {n}", 2)) for n in range(2)]
-            pair.wait_until(lambda: told() == ("ok", MODEL, 2, 2), "two run and two wait", 10)
+        with occupied(system, 2):
+            waiting = [pool.submit(post, system, CHAT, chat_body(f"c3 {n}", 2)) for n in range(2)]
+            system.wait_until(lambda: told() == ("ok", MODEL, 2, 2), "two run and two wait", 10)
         assert {future.result().status_code for future in waiting} == {200}
 
 
