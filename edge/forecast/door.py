@@ -105,7 +105,7 @@ class Door:
             )
         if asking.is_retry or asking.key in self._refused:
             self._queue.redeem(now)
-        elif self._is_promised(now):
+        elif self._is_promised(now, runs_at_once=outlook.eta_s == 0):
             return Problem("queue_full", "the queue is full, and others were here before: try again later")
         return None
 
@@ -165,13 +165,16 @@ class Door:
         surely_s = outlook.eta_s * outlook.ahead / (outlook.ahead + 1)
         return max(surely_s - queue_s, outlook.eta_s - (asking.deadline_s or inf))
 
-    def _is_promised(self, now: float) -> bool:
-        """Whether every place that is free now, as far as is known, is promised to somebody."""
+    def _is_promised(self, now: float, *, runs_at_once: bool) -> bool:
+        """Whether every place that is free now, as far as is known, is promised to somebody. A slot that is free is
+        nobody's: who could run at once may take the place of who is not there."""
         if not self._queue.waits(now):
             return False
         edges = self._peers.count(now)
-        taken = self._forecast.depth(edges) + edges * self._queue.due(now)
-        return taken >= self._limits.queue_max - self._reserve()
+        taken = self._forecast.depth(edges)
+        if runs_at_once:
+            return taken >= self._limits.queue_max
+        return taken + edges * self._queue.due(now) >= self._limits.queue_max - self._reserve()
 
     def _reserve(self) -> float:
         """Never so much that slots would be free for it."""

@@ -12,7 +12,7 @@ from edge.gate import Entering, Pass, Settled
 
 
 class Doorkeeper:
-    """Asked last: whom it lets in is published next."""
+    """Asked before the limits that need a round trip."""
 
     def __init__(self, door: Door, now: Callable[[], float]) -> None:
         self._door = door

@@ -26,11 +26,16 @@ SOON_S = 1.0
 """A client that comes this much too early takes the place it was promised."""
 
 
+KEPT_WEIGHT = 0.05
+"""Of one client in the share of those who come back when they were told to: the last twenty count most."""
+
+
 class Promises:
     """One virtual queue."""
 
     def __init__(self) -> None:
         self._tail = -inf
+        self._kept = 1.0
         self._steps: deque[list[float]] = deque()
         """[time, promises] of each step that has any, in order."""
 
@@ -47,15 +52,16 @@ class Promises:
             self._steps.append([at, 1])
         return at - now
 
-    def due(self, now: float) -> int:
-        """Clients that may come any moment now."""
+    def due(self, now: float) -> float:
+        """Clients that are expected any moment now: of those who were told to come, the share that does. Places that
+        are kept for clients who never come back would be kept from those who are there."""
         self._forget(now)
         count = 0.0
         for at, promises in self._steps:
             if at > now + SOON_S:
                 break
             count += promises
-        return int(count)
+        return count * self._kept
 
     def waits(self, now: float) -> bool:
         """Whether anybody was promised a place and has not come yet."""
@@ -66,10 +72,12 @@ class Promises:
         """A client has come back: the first promise that it can be is kept."""
         self._forget(now)
         if self._steps and self._steps[0][0] <= now + SOON_S:
+            self._kept += (1 - self._kept) * KEPT_WEIGHT
             self._steps[0][1] -= 1
             if not self._steps[0][1]:
                 self._steps.popleft()
 
     def _forget(self, now: float) -> None:
         while self._steps and self._steps[0][0] + STEP_S + GRACE_S < now:
-            self._steps.popleft()
+            _, missed = self._steps.popleft()
+            self._kept *= (1 - KEPT_WEIGHT) ** missed

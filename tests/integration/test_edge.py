@@ -283,7 +283,7 @@ CHAT = "/v1/chat/completions"
         ({"url": CHAT, "json": {"model": MODEL, "messages": []}}, 400, None, "messages"),
         ({"url": CHAT, "json": {"model": MODEL, "messages": MESSAGES, "n": 129}}, 400, None, "n"),
         ({"url": CHAT, "json": {"model": "x", "messages": MESSAGES}}, 404, "model_not_found", "model"),
-        ({"url": "/v1/completions", "json": {"prompt": [1, 2]}}, 400, None, "prompt"),
+        ({"url": "/v1/completions", "json": {"prompt": [1, "a"]}}, 400, None, "prompt"),
         ({"url": "/v1/embeddings", "json": {"model": MODEL, "input": []}}, 400, None, "input"),
         ({"url": "/v1/embeddings", "method": "GET"}, 405, "method_not_allowed", None),
         (

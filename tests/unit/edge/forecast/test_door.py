@@ -132,6 +132,30 @@ def test_a_newcomer_takes_a_place_that_nobody_was_promised() -> None:
     assert door.judge(ASKING, now + 0.1) is None
 
 
+def test_who_could_run_at_once_is_let_in_whatever_was_promised() -> None:
+    door, now = busy()
+    for _ in range(200):
+        refused(door, ASKING, now)
+    for _ in range(20):
+        now += 0.5
+        door.leader_heard(Leader("s", 1, 0, [state({}, {"standard": 118}, free=4)]), now)
+    assert door.judge(ASKING, now) is None
+
+
+def test_places_are_not_kept_for_clients_that_never_come_back() -> None:
+    door, now = busy()
+    for _ in range(400):
+        refused(door, ASKING, now)
+    judged = []
+    for half in range(100):
+        now += 0.5
+        busily = Leader("s", 1, 30, [state({"standard": 26}, {"standard": 118 + 2 * half})])
+        door.leader_heard(busily, now)
+        judged.append(door.judge(ASKING, now))
+    assert any(problem is not None for problem in judged[:10])
+    assert judged[-1] is None
+
+
 def test_what_was_published_since_the_heartbeat_takes_places() -> None:
     door, now = busy()
     refused(door, ASKING, now)

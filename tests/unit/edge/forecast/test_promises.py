@@ -36,6 +36,24 @@ def test_due_promises_are_kept_for_a_while() -> None:
     assert not promises.waits(100.0 + wait_s + GRACE_S + 1)
 
 
+def test_clients_that_do_not_come_are_expected_less_and_less() -> None:
+    promises, now = Promises(), 100.0
+    expected = []
+    for _ in range(60):
+        now += promises.promise(now, 1.0)
+        expected.append(promises.due(now))
+        now += GRACE_S + 1.0
+    assert expected[0] == 1
+    assert expected == sorted(expected, reverse=True)
+    assert expected[-1] < 0.1
+    for _ in range(60):
+        now += promises.promise(now, 1.0)
+        promises.redeem(now)
+        now += GRACE_S + 1.0
+    promises.promise(now, 1.0)
+    assert promises.due(now + 1.0) > 0.9, "and those that do are expected again"
+
+
 def test_a_promise_that_was_kept_is_no_longer_due() -> None:
     promises = Promises()
     waits = [promises.promise(100.0, 1.0) for _ in range(2)]
