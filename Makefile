@@ -20,8 +20,7 @@ DEMO_START_S := 30
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-unit test-acceptance test-chaos test-slow test-integration test-llamacpp test-vllm \
-  test-clients benchmark benchmark-vllm check fmt venv venv-vllm clean
-.PHONY: docs test-api test-asyncapi
+  test-clients test-api test-asyncapi docs benchmark benchmark-vllm check fmt venv venv-vllm clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -40,6 +41,24 @@ def run(command: list[str]) -> str:
 def test_the_openai_example(system: System) -> None:
     (example,) = [block for block in blocks("python") if "from openai import" in block]
     assert run([sys.executable, "-c", with_addresses(example, system)]) == expected(PROMPT, TOKENS)
+
+
+def test_the_batch_example(system: System) -> None:
+    (example,) = [block for block in blocks("python") if "client.batches" in block]
+    made = f"from openai import OpenAI\nclient = OpenAI(base_url='{system.url}/v1', api_key='unused')\n"
+    lines = run([sys.executable, "-c", made + example]).strip().splitlines()
+    told = {int(line["custom_id"]): line["response"]["body"] for line in map(json.loads, lines)}
+    texts = [told[number]["choices"][0]["message"]["content"] for number in range(100)]
+    assert texts == [expected(f"River {number}", 20) for number in range(100)]
+
+
+def test_the_keys_example(system: System, tmp_path: Path) -> None:
+    (example,) = [block for block in blocks("sh") if "penstock keys" in block]
+    commands = [line for line in example.splitlines() if "penstock up" not in line and "curl" not in line]
+    script = "\n".join(commands).replace("penstock keys", f"{sys.executable} -m infra.cli keys")
+    path = f"PYTHONPATH={README.parent}; export PYTHONPATH; cd {tmp_path}; "
+    said = run(["bash", "-ec", path + script])
+    assert "sk-penstock-" in said
 
 
 def test_the_direct_nats_example_reads_the_same_tokens_without_http(system: System) -> None:
