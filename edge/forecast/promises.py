@@ -42,6 +42,7 @@ class Promises:
     def promise(self, now: float, rate: float, *, edges: int = 1, after_s: float = 0.0) -> float:
         """Seconds until a place is free for one more client, at least `after_s`; at most the longest wait, and then it
         is not promised. `rate`: places per second, shared with `edges - 1` others who promise as many."""
+        self._forget(now)
         at = max(self._tail, now + after_s) + edges / (rate * PACE)
         if at - now > RETRY_AFTER_MAX_S:
             return RETRY_AFTER_MAX_S

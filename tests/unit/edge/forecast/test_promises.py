@@ -71,3 +71,11 @@ def test_nothing_is_promised_past_the_longest_wait_and_nothing_grows() -> None:
     assert max(waits) == RETRY_AFTER_MAX_S
     assert sum(wait < RETRY_AFTER_MAX_S for wait in waits) == pytest.approx(120 * 1000 * PACE, abs=2)
     assert len(promises._steps) <= RETRY_AFTER_MAX_S / 0.25 + 1
+
+
+def test_what_is_only_ever_promised_is_forgotten_in_time() -> None:
+    """Bounds that nobody asks about who is due: there is no other call."""
+    promises = Promises()
+    for second in range(3600):
+        promises.promise(100.0 + second, 1.0)
+    assert len(promises._steps) <= RETRY_AFTER_MAX_S / 0.25 + 1
