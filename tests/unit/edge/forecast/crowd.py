@@ -25,7 +25,8 @@ class Client:
 
 @dataclass
 class Crowd:
-    """`load` times what the slots can take comes for `burst_s`; `spread`: how much service times differ, 0 to 1."""
+    """`load` times what the slots can take comes for `burst_s`; `spread`: how much service times differ, 0 to 1;
+    `loyal`: the share of the refused that come back."""
 
     seed: int = 1
     slots: int = 16
@@ -36,6 +37,7 @@ class Crowd:
     burst_s: float = 35.0
     edges: int = 2
     constant: bool = False
+    loyal: float = 1.0
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -103,7 +105,8 @@ class Crowd:
         wait_s = door.advise(problem, asking, self.now).retry_after_s if not self.constant else None
         wait_s = RETRY_AFTER_S if wait_s is None else wait_s
         client.waits.append(wait_s)
-        self._at(self.now + wait_s + self.random.uniform(0, 0.02), "client", client)
+        if self.random.random() < self.loyal:
+            self._at(self.now + wait_s + self.random.uniform(0, 0.02), "client", client)
 
     def _take(self) -> None:
         while self.queue and self.running < self.slots:

@@ -42,6 +42,15 @@ def test_the_slots_are_as_busy_as_without_promises() -> None:
     assert done.now - 103.0 < ideal_s * 1.15
 
 
+@pytest.mark.parametrize("queue_max", [24, 60])
+def test_slots_are_not_kept_free_for_those_who_never_come_back(queue_max: int) -> None:
+    """Or who cannot be recognized, which is the same here: `curl --retry` sends no count of its tries."""
+    done = Crowd(queue_max=queue_max, loyal=0.0).run()
+    assert done.taken >= 0.9 * done.burst_s * done.slots / done.service_s
+    quick = Crowd(queue_max=5 * queue_max, loyal=0.0, service_s=0.16).run()
+    assert quick.taken >= 0.8 * quick.burst_s * quick.slots / quick.service_s
+
+
 def test_nobody_is_promised_more_than_a_client_waits() -> None:
     done = Crowd(load=10.0, burst_s=15.0).run()
     waits = [wait for client in done.refused for wait in client.waits]
