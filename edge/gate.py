@@ -6,6 +6,7 @@ A limit that let a request in is told what became of it, whatever that is, exact
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -72,11 +73,14 @@ class Gate:
     async def enter(self, entering: Entering) -> Permit | Problem:
         """A permit, or the first refusal, with what the limits before it had to say."""
         permit = Permit()
-        for limit in self._limits:
-            said = await limit.enter(entering)
-            if isinstance(said, Problem):
-                permit.settle(Settled("refused"))
-                return said._replace(headers=(*permit.headers, *said.headers))
-            permit.headers += said.headers
-            permit.settles.append(said.settle)
+        with ExitStack() as unless_let_in:
+            # However it ends: whoever asks may be cancelled while a limit is thinking, as a batch is.
+            unless_let_in.callback(permit.settle, Settled("refused"))
+            for limit in self._limits:
+                said = await limit.enter(entering)
+                if isinstance(said, Problem):
+                    return said._replace(headers=(*permit.headers, *said.headers))
+                permit.headers += said.headers
+                permit.settles.append(said.settle)
+            unless_let_in.pop_all()
         return permit
