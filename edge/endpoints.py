@@ -12,11 +12,9 @@ from edge import models_api
 from edge.anthropic import endpoints as anthropic_api
 from edge.call import Call
 from edge.compat import endpoints as compat
-from edge.desk import refuse
 from edge.dialect import Dialect
 from edge.dialects import CHAT, COMPLETION, EMBEDDING
 from edge.endpoint import Endpoint
-from edge.errors import Problem
 from edge.openai_bodies import ChatBody, CompletionBody, EmbeddingBody
 from edge.openapi.answers import ChatChunk, ChatCompletion, EmbeddingList, TextChunk, TextCompletion
 from edge.openapi.headers import READING
@@ -117,10 +115,8 @@ def _requests(edge: Edge) -> list[Endpoint]:
     requests = edge.requests
 
     async def stream(call: Call) -> Response:
-        permit = await edge.open_answer(call.caller)
-        if isinstance(permit, Problem):
-            return refuse(permit, errors=call.errors)
-        return await requests.stream(call.caller.tenant, call.path["rid"], call.headers, call.query, permit)
+        count_in = partial(edge.open_answer, call.caller)
+        return await requests.stream(call.caller.tenant, call.path["rid"], call.headers, call.query, count_in)
 
     async def show(call: Call) -> Response:
         return await requests.show(call.caller.tenant, call.path["rid"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from edge import ends
 from edge.closer import Closer
-from edge.desk import Desk
+from edge.desk import Desk, refuse
 from edge.errors import Problem
 from edge.gate import Permit, Settled
 from edge.lookup import Found, Lookup
@@ -36,6 +36,8 @@ from schemas.streams import OUTPUT, REQUESTS
 READ_TRIES_MAX = 20
 READ_RETRY_WAIT_S = 0.05
 """A follower lags by milliseconds; one that is behind for a second is on its way out."""
+
+CountIn = Callable[[], Awaitable[Permit | Problem]]
 
 LOST = Problem("log_lost", "a record of the output log cannot be read")
 
@@ -68,19 +70,19 @@ class RequestsApi:
         rid: str,
         headers: Mapping[str, str],
         query: Mapping[str, str],
-        permit: Permit | None = None,
+        count_in: CountIn | None = None,
     ) -> Response:
         """The output as an event stream, after what the client says it has seen, also of a request that was posted
-        without `stream`. `permit` is settled when the answer ends, or at once if there is none."""
-        permit = permit or Permit()
+        without `stream`. `count_in` is asked last: what it has counted is an answer that opens."""
         seen = position_asked(headers, query)
         if isinstance(seen, Problem):
-            permit.settle(Settled("refused"))
             return ProblemResponse(seen)
         found = self._desk.refusal() or await self.find(tenant, rid)
         if isinstance(found, Problem):
-            permit.settle(Settled("refused"))
             return ProblemResponse(found)
+        permit = Permit() if count_in is None else await count_in()
+        if isinstance(permit, Problem):
+            return refuse(permit)
         return self.open(tenant, RequestId(rid), found, headers, seen, permit=permit)
 
     def open(
@@ -93,7 +95,8 @@ class RequestsApi:
         manner: Manner = AS_EVER,
         permit: Permit | None = None,
     ) -> Response:
-        """The event stream of a request that was found; `permit` as in `stream`."""
+        """The event stream of a request that was found. `permit` is settled when it ends, or at once if there is
+        none."""
         permit = permit or Permit()
         grace_s = self._grace(headers, found)
         if isinstance(grace_s, Problem):

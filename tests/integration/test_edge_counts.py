@@ -14,12 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
+from edge.lookup import Found, Lookup
 from infra import broker as embedded
 from infra.jetstream import JetStream
 from infra.settings import Settings, load_settings
 from schemas import subjects
 from schemas.dispatch import ModelState
-from schemas.ids import ModelKey
+from schemas.errors import BrokerRefused
+from schemas.ids import ModelKey, RequestId, TenantKey
 from schemas.output import End
 from schemas.streams import COUNTS_BUCKET, counts_stream
 from tests.integration.edge_under_test import (
@@ -203,6 +205,25 @@ async def test_streams_of_a_key_count_as_long_as_their_answer(own_broker: embedd
         for attempt in attempts:
             await attempt.end(OK)
         assert [(await client).status_code for client in (clients[1], again)] == [200, 200]
+
+
+async def test_a_look_that_fails_leaves_no_answer_counted(own_broker: embedded.Broker) -> None:
+    """However it fails: the broker may refuse to look, too."""
+    async with two_edges(own_broker, streams_per_key_max=1) as (backend, worlds):
+        world = worlds[0]
+        failed = await read(world, "nobody" * 4)
+        assert failed.status_code == 404
+        looking = world.edge.requests._lookup
+        world.edge.requests._lookup = Refusing(looking._js, looking._log)
+        assert (await read(world, "nobody" * 4)).status_code == 500
+        client = post(world)
+        await finish(backend, 1)
+        assert (await client).status_code == 200, "nothing else is open"
+
+
+class Refusing(Lookup):
+    async def find(self, tenant: TenantKey, rid: RequestId) -> Found | None:
+        raise BrokerRefused("resource limits exceeded for server (10023)")
 
 
 async def test_a_request_that_runs_on_unread_counts_until_its_end(own_broker: embedded.Broker) -> None:
