@@ -39,6 +39,8 @@ ASKED: dict[str, dict[str, Any]] = {
 USAGE = Usage(prompt_tokens=5, completion_tokens=4)
 EVENT = re.compile(r"id: (\S+)\ndata: .*\n\n")
 STATS = re.compile(r',"stats":\{[^}]*\}')
+"""What the answer took is told only to who asked first."""
+STATS = re.compile(r',"stats":\{[^}]*\}')
 """What an answer took is known best where it began: the one thing that readers are told differently."""
 
 
