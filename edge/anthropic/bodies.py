@@ -169,7 +169,10 @@ class MessageBody(CountBody, kw_only=True):
 
 
 _B = TypeVar("_B", bound=CountBody)
-_AT = re.compile(r" - at `\$\.?(.*)`$")
+_AT = " - at `$"
+"""What msgspec ends its words with, a path after it. The words before it may hold the client's text, as it is: a
+pattern would look for the path at each place in there that looks like this, up to the end of all."""
+
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 
@@ -210,11 +213,11 @@ def _fault_of_choice(body: CountBody) -> Problem | None:
 
 
 def _invalid(text: str) -> Problem:
-    at, missing = _AT.search(text), _MISSING.match(text)
-    path = re.sub(r"\[(\w+|\.\.\.)\]", r".\1", at[1]) if at else ""
+    before, at, place = text.rpartition(_AT)
+    what, missing = (before if at else text), _MISSING.match(text)
+    path = re.sub(r"\[(\w+|\.\.\.)\]", r".\1", place.removeprefix(".").removesuffix("`")) if at else ""
     if missing is not None:
         return _fault(f"{path}.{missing[1]}".removeprefix("."), "field required")
-    what = text[: at.start()] if at else text
     return _fault(path, what) if path else Problem("bad_request", f"the body is invalid: {what}")
 
 
