@@ -63,7 +63,7 @@ def remotes_in(messages: Sequence[Message], rules: ImageRules) -> list[Remote] |
     images = 0
     for path, text in strings:
         keys = [key.lower() for key in path[_PART - 1 :] if isinstance(key, str)]
-        if not keys[-1].endswith(("url", "uri")):
+        if not keys or not keys[-1].endswith(("url", "uri")):
             if _HAS_SCHEME.match(text):
                 return _remote_url(path)
             continue

@@ -18,6 +18,8 @@ from edge.dialect import Asked, Dialect
 from edge.dialects import CHAT, COMPLETION, EMBEDDING
 from edge.errors import Problem
 from edge.wishes import KEY_HEADER, ON_DISCONNECT_HEADER
+from infra.logs import get_logger
+from schemas.errors import PenstockError
 from schemas.ids import RequestId, TenantKey
 
 Generate = Callable[[Dialect, Call, Asked | None], Awaitable[Response]]
@@ -29,6 +31,10 @@ _DIALECTS: dict[Url, Dialect] = {
     "/v1/embeddings": EMBEDDING,
 }
 _STREAM = Problem("bad_request", "stream must not be true in a batch", "stream")
+_UNEXPECTED = Problem("internal", "something went wrong on our side")
+_TRY_LATER = Problem("broker_away", "the broker does not do what is asked of it now")
+
+_log = get_logger("batches")
 
 
 async def ask(
@@ -39,7 +45,29 @@ async def ask(
     body: bytes,
     on_rid: Callable[[RequestId], None],
 ) -> Answer:
-    """`on_rid` is told which request it is, if it becomes one. When this is cancelled the request runs on."""
+    """`on_rid` is told which request it is, if it becomes one. When this is cancelled the request runs on.
+
+    Whatever goes wrong is the answer, as it is over HTTP: a line that an edge died of would be delivered to the next
+    one, until all of them had.
+    """
+    try:
+        return await _ask(generate, url, tenant, key, body, on_rid)
+    except PenstockError as error:
+        _log.warning("a line could not be asked for", key=key, error=str(error))
+        return await _answer(refuse(_TRY_LATER))
+    except Exception:  # noqa: BLE001  # of one request, as in an HTTP server: it is logged and answered
+        _log.error("a line could not be asked for", key=key, exc_info=True)
+        return await _answer(refuse(_UNEXPECTED))
+
+
+async def _ask(
+    generate: Generate,
+    url: Url,
+    tenant: TenantKey,
+    key: str,
+    body: bytes,
+    on_rid: Callable[[RequestId], None],
+) -> Answer:
     dialect = _DIALECTS[url]
     headers = {KEY_HEADER: key, CLASS_HEADER: CLASS, ON_DISCONNECT_HEADER: "detach"}
     # Limits count a tenant's batches apart from what it asks for while it waits.
@@ -49,9 +77,14 @@ async def ask(
         response = refuse(_STREAM, errors=dialect.errors)
     else:
         response = await generate(dialect, call, asked if isinstance(asked, Asked) else None)
+    if isinstance(response, answers.Answer):
+        on_rid(response.ticket.rid)
+    return await _answer(response)
+
+
+async def _answer(response: Response) -> Answer:
+    """What a client would get."""
     request = response if isinstance(response, answers.Answer) else None
-    if request is not None:
-        on_rid(request.ticket.rid)
     sent = _Sent()
     await response({"type": "http"}, _stays, sent.take)
     return Answer(

@@ -78,6 +78,21 @@ async def test_a_line_that_no_worker_had_time_for_is_asked_for_again(world: Worl
         assert batch["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
 
 
+async def test_a_line_that_breaks_something_breaks_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_body: object, remotes: object, _bytes_max: int) -> bytes:
+        raise IndexError("a bug of ours")
+
+    monkeypatch.setattr(world.edge._images, "inline", broken)
+    async with world.http as http:
+        batch = await over(http, await make(http, jsonl(2)))
+        assert batch["request_counts"] == {"total": 2, "completed": 0, "failed": 2}
+        told = await results(http, batch["error_file_id"])
+        assert {one["response"]["status_code"] for one in told.values()} == {500}
+    assert world.failures == [], "the edge would have ended of it, and then the next one"
+
+
 async def test_a_batch_that_is_out_of_time_says_so_of_each_line_that_is_left(world: World) -> None:
     async with world.http as http:
         batch = await make(http, ttl_s=3)

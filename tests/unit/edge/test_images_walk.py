@@ -43,6 +43,7 @@ def urls(messages: Any) -> list[str]:
     [
         [{"role": "user", "content": "http://10.0.0.1/ is a text"}],
         [{"role": "assistant", "content": None}, {"role": "assistant"}],
+        [{"role": "user", "content": [["a list in a list"], [["and one in that"]]]}],
         user("http://10.0.0.1/", "file:///etc/passwd", 'data:image/png;base64,!!'),
         [{"role": "user", "content": ["http://10.0.0.1/", {"type": "refusal", "refusal": "s3://b"}]}],
         user({"type": "thinking", "thinking": "http://a"}, {"type": "image_url", "image_url": None, "uuid": "1"}),
@@ -200,6 +201,7 @@ def test_nothing_but_images_is_ever_fetched(part: dict[str, Any], url: str) -> N
         {"type": "file", "file": {"file_id": "$"}},
         {"type": "image", "image": "$"},
         {"type": "image_embeds", "image_embeds": {"a": "$"}},
+        ["$"],
     ],
 )
 def test_no_other_field_may_hold_a_url(part: dict[str, Any], text: str) -> None:
