@@ -142,8 +142,12 @@ def _name_some(wanted: Any, names: set[str]) -> bool:
     return (
         isinstance(wanted, list)
         and bool(wanted)
-        and all(isinstance(one, dict) and one.get("name") in names for one in wanted)
+        and all(isinstance(one, dict) and _is_in(one.get("name"), names) for one in wanted)
     )
+
+
+def _is_in(name: Any, names: set[str]) -> bool:
+    return isinstance(name, str) and name in names
 
 
 def _chat_tool(tool: FunctionTool) -> dict[str, Any]:

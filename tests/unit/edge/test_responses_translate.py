@@ -200,6 +200,11 @@ def test_what_the_edge_decides_from_is_that_of_the_chat() -> None:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "name": "time"}, "tools": [TOOL]}, "tool_choice"),
         ({"tool_choice": {"type": "allowed_tools", "tools": "time"}, "tools": [TOOL]}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": []}, "tools": [TOOL]}, "tool_choice"),
+        (
+            {"tool_choice": {"type": "allowed_tools", "tools": [{"name": {}}]}, "tools": [TOOL]},
+            "tool_choice",
+        ),
         ({"background": True, "store": False}, "background"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
