@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
@@ -32,6 +33,7 @@ _TYPES = st.sampled_from(
     [
         "multipart/form-data; boundary=b",
         'multipart/form-data; boundary="b"; charset=nonsense',
+        "multipart/form-data; boundary=b; charset=UTF-8",
         "multipart/form-data; boundary=",
         "multipart/form-data",
         "multipart/form-data; boundary=" + "b" * 5000,
@@ -77,3 +79,56 @@ def test_a_form_is_read_whatever_the_order_of_its_fields() -> None:
         found = read(data + b"--b--\r\n", "multipart/form-data; boundary=b")
         assert isinstance(found, Upload)
         assert (found.filename, found.size, found.fields) == ("f", 2, {"purpose": "batch"})
+
+
+@pytest.mark.parametrize(
+    "charset", ["undefined", "raw_unicode_escape", "utf-7", "idna", '"a\0b"', "x" * 1000]
+)
+def test_no_codec_is_looked_for_by_a_client_s_word(charset: str) -> None:
+    file = b'--b\r\nContent-Disposition: form-data; name="file"; filename="\\ud800+2AA-xn--a"\r\n\r\n{}\r\n--b--\r\n'
+    found = read(file, f"multipart/form-data; boundary=b; charset={charset}")
+    assert isinstance(found, Problem)
+    assert found.reason == "bad_request"
+
+
+async def test_a_client_that_sends_a_byte_now_and_then_is_not_waited_for() -> None:
+    begun = asyncio.get_running_loop().time()
+    pieces = iter([b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'])
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.05)
+        assert asyncio.get_running_loop().time() - begun < 10, "nobody stops it"
+        return {"type": "http.request", "body": next(pieces, b"x"), "more_body": True}
+
+    scope = {
+        "type": "http",
+        "headers": [(b"content-type", b"multipart/form-data; boundary=b")],
+        "method": "POST",
+    }
+    found = await read_upload(Request(scope, receive), bytes_max=BYTES_MAX, idle_s=0.3)
+    assert isinstance(found, Problem)
+    assert found.reason == "body_timeout"
+
+
+async def test_a_client_that_is_fast_enough_may_take_its_time() -> None:
+    sent = 0
+
+    async def receive() -> Message:
+        nonlocal sent
+        sent += 1
+        await asyncio.sleep(0.05)
+        pieces = (b"x" * (8 << 10), b"\r\n--b--\r\n")
+        head = (
+            b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' if sent == 1 else b""
+        )
+        return {"type": "http.request", "body": head + pieces[sent > 20], "more_body": sent <= 20}
+
+    scope = {
+        "type": "http",
+        "headers": [(b"content-type", b"multipart/form-data; boundary=b")],
+        "method": "POST",
+    }
+    found = await read_upload(Request(scope, receive), bytes_max=1 << 20, idle_s=0.3)
+    assert isinstance(found, Upload), "more than `idle_s` in all"
+    assert found.size == 20 * (8 << 10)
+    await found.file.close()
