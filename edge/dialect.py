@@ -71,9 +71,11 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Dialect:
-    """`name` is what a View calls it."""
+    """`name` is what a View calls it. `translates`: no engine speaks it, so what is asked is another body than the
+    client's, even if it should have the same bytes."""
 
     name: str
     read: Callable[[bytes], Asked | Problem]
     shape: MakeShape
     errors: ErrorStyle
+    translates: bool = True

@@ -31,9 +31,13 @@ def _unchanged(decode: Callable[[bytes], Body | Problem]) -> Callable[[bytes], A
     return read
 
 
-CHAT = Dialect("chat", _unchanged(decode_chat), ChatShape, OPENAI_ERRORS)
-COMPLETION = Dialect("completion", _unchanged(decode_completion), CompletionShape, OPENAI_ERRORS)
-EMBEDDING = Dialect("embedding", _unchanged(decode_embedding), EmbeddingShape, OPENAI_ERRORS)
+CHAT = Dialect("chat", _unchanged(decode_chat), ChatShape, OPENAI_ERRORS, translates=False)
+COMPLETION = Dialect(
+    "completion", _unchanged(decode_completion), CompletionShape, OPENAI_ERRORS, translates=False
+)
+EMBEDDING = Dialect(
+    "embedding", _unchanged(decode_embedding), EmbeddingShape, OPENAI_ERRORS, translates=False
+)
 RESPONSE = Dialect("response", read_response, recordless, OPENAI_ERRORS)
 
 _ALL = (CHAT, COMPLETION, EMBEDDING, RESPONSE, MESSAGE, TOKEN_COUNT, PREDICT, GENERATE, EVENTS)

@@ -151,7 +151,7 @@ class Edge:
             new_rid,
             call.caller.tenant,
             known_as.raw,
-            _fingerprint(dialect, call.body, known_as),
+            _fingerprint(dialect, call.body),
             call.headers,
             dialect.name,
             int(time.time()),
@@ -323,7 +323,7 @@ class Edge:
                 answer.reconnected()
 
 
-def _fingerprint(dialect: Dialect, body: bytes, asked: Asked) -> str:
+def _fingerprint(dialect: Dialect, body: bytes) -> str:
     """Tells two requests under one key apart. Bodies that engines speak are no two endpoints' at once; of another one,
     the same bytes may mean two things, and whoever sends them to both gets no answer in the shape of the other."""
-    return fingerprint(body if asked.raw == body else b"%b\n%b" % (dialect.name.encode(), body))
+    return fingerprint(b"%b\n%b" % (dialect.name.encode(), body) if dialect.translates else body)
