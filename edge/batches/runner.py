@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from edge.batches import records, results
 from edge.batches.asking import Generate, ask
@@ -169,7 +170,8 @@ class Run:
         running = list(self._running.values())
         pump.cancel()
         await asyncio.wait([pump])
-        await asyncio.gather(*[self._means.cancel(self._tenant, rid) for rid in running])
+        cancels = [partial(self._means.cancel, self._tenant, rid) for rid in running]
+        await asyncio.gather(*[stubbornly(cancel) for cancel in cancels])
 
     async def _pump(self, handle: Callable[[int, Request], Awaitable[None]]) -> None:
         """`handle` for each line that has no result, a bounded number at the same time."""
@@ -199,13 +201,17 @@ class Run:
 
         try:
             while True:
-                answer = await ask(
-                    self._means.generate,
-                    self._record.batch.endpoint,
-                    self._tenant,
-                    tries.key,
-                    bytes(request.body),
-                    on_rid,
+                # What the broker refuses to tell costs an HTTP client its request; here it would cost the process.
+                answer = await stubbornly(
+                    partial(
+                        ask,
+                        self._means.generate,
+                        self._record.batch.endpoint,
+                        self._tenant,
+                        tries.key,
+                        bytes(request.body),
+                        on_rid,
+                    )
                 )
                 wait_s = tries.judge(answer)
                 if wait_s is None:

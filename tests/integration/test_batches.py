@@ -10,8 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from edge.batches import patience
+from edge.lookup import Found, Lookup
 from infra.broker import Broker
 from infra.settings import load_settings
+from schemas.errors import BrokerRefused
+from schemas.ids import RequestId, TenantKey
 from schemas.output import End
 from schemas.streams import BATCHES, FILES
 from tests.integration.batches_under_test import (
@@ -91,6 +95,26 @@ async def test_a_line_that_breaks_something_breaks_nothing_else(
         told = await results(http, batch["error_file_id"])
         assert {one["response"]["status_code"] for one in told.values()} == {500}
     assert world.failures == [], "the edge would have ended of it, and then the next one"
+
+
+async def test_a_line_that_the_broker_refuses_to_look_up_is_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over HTTP that is somebody's 500; nobody else's answer, and not the edge, ends of it."""
+    monkeypatch.setattr(patience, "REFUSED_WAIT_S", 0.05)
+    find, refusals = Lookup.find, iter(range(3))
+
+    async def refuse_at_first(lookup: Lookup, tenant: TenantKey, rid: RequestId) -> Found | None:
+        if next(refusals, None) is not None:
+            raise BrokerRefused("resource limits exceeded for server (10023)")
+        return await find(lookup, tenant, rid)
+
+    monkeypatch.setattr(Lookup, "find", refuse_at_first)
+    async with world.http as http:
+        batch = await make(http, jsonl(1))
+        await serve(world.backend, 1)
+        assert (await over(http, batch))["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
+    assert next(refusals, None) is None
 
 
 async def test_a_batch_that_is_out_of_time_says_so_of_each_line_that_is_left(world: World) -> None:
