@@ -248,8 +248,10 @@ class JetStream:
 
     async def usage(self, stream: str) -> Usage:
         """How much of `stream` is taken."""
-        info = await self._api(subjects.js_stream("INFO", stream))
-        assert info is not None
+        info = await self._api(subjects.js_stream("INFO", stream), allow=(_STREAM_NOT_FOUND,))
+        if info is None:
+            # As in `last`: a scheduler makes it.
+            raise BrokerAway(f"there is no stream {stream} now")
         state = info["state"]
         return Usage(int(state["messages"]), int(state["bytes"]), int(info["config"]["max_bytes"]))
 

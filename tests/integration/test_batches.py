@@ -30,7 +30,7 @@ from tests.integration.batches_under_test import (
     upload,
     worlds_on,
 )
-from tests.integration.edge_under_test import CHAT, MESSAGES, World
+from tests.integration.edge_under_test import CHAT, MESSAGES, World, edge_on
 
 
 @pytest.fixture
@@ -190,6 +190,22 @@ async def test_a_full_store_refuses_new_files_and_leaves_room_for_results(own_br
             assert refused.headers["retry-after"]
         await serve(world.backend, LINES)
         assert (await over(http, batch))["status"] == "completed"
+
+
+async def test_before_a_scheduler_has_made_the_streams_files_and_batches_wait_for_it(
+    own_broker: Broker,
+) -> None:
+    async with edge_on(load_settings({"nats_url": own_broker.url, "publish_timeout_s": 1})) as one:
+        async with one.http as http:
+            answers = [
+                await upload(http, jsonl(1)),
+                await http.get("/v1/files"),
+                await http.get("/v1/batches"),
+            ]
+        one.edge.batches.start()
+        await one.edge.batches.close()
+    assert [found.status_code for found in answers] == [503] * 3
+    assert {found.json()["error"]["code"] for found in answers} == {"broker_away"}
 
 
 async def test_an_upload_that_does_not_fit_leaves_nothing_behind(own_broker: Broker) -> None:
