@@ -163,6 +163,8 @@ class Answer(Response):
         submit, self._submit = self._submit, None
         # If it is not new, it may have output already, and how to show that is not known yet. The log keeps it.
         self._reader.pause()
+        # Whoever is cut off meanwhile, as a line of a batch may be, has perhaps stored it.
+        self._exists = True
         said = await submit()
         self._exists = not isinstance(said, Problem) or said.reason == "outcome_unknown"
         if isinstance(said, Problem):

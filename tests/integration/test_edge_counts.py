@@ -12,8 +12,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from edge.admission import Admitted, Arrival
+from edge.call import Call, Caller
+from edge.dialects import CHAT as CHAT_DIALECT
+from edge.errors import Problem
 from edge.lookup import Found, Lookup
 from infra import broker as embedded
 from infra.jetstream import JetStream
@@ -26,6 +31,8 @@ from schemas.output import End
 from schemas.streams import COUNTS_BUCKET, counts_stream
 from tests.integration.edge_under_test import (
     CHAT,
+    MESSAGES,
+    MODEL,
     STREAMED,
     Attempt,
     Backend,
@@ -46,6 +53,7 @@ LONG_NAME = f"Test/{'Long' * 20}"
 
 OK = End(status="ok", finish_reasons=["stop"])
 DETACH = {"X-Penstock-On-Disconnect": "detach"}
+DETACHED = {name.lower(): value for name, value in DETACH.items()}
 
 
 def settings_on(broker: embedded.Broker, **more: object) -> Settings:
@@ -237,6 +245,40 @@ async def test_a_request_that_runs_on_unread_counts_until_its_end(own_broker: em
         again = post(worlds[1])
         await finish(backend, 1)
         assert (await again).status_code == 200
+
+
+async def test_a_request_that_is_cut_off_while_it_is_stored_counts_until_its_end(
+    own_broker: embedded.Broker,
+) -> None:
+    """As a line of a batch that another edge goes on with: the broker may have it."""
+    async with two_edges(own_broker, tenant_queue_max=1) as (backend, worlds):
+        edge = worlds[0].edge
+        publish, is_stored = edge._publisher.publish, asyncio.Event()
+
+        async def publish_unheard(arrival: Arrival, admitted: Admitted) -> Problem | Found | None:
+            await publish(arrival, admitted)
+            is_stored.set()
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+        edge._publisher.publish = publish_unheard  # type: ignore[method-assign]
+        body = msgspec.json.encode({"model": MODEL, "messages": MESSAGES})
+        answer = await edge.generate(CHAT_DIALECT, Call(Caller(), DETACHED, body))
+        asking = asyncio.create_task(answer({"type": "http"}, never, never_mind))
+        await is_stored.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        attempt = await backend.attempt()
+        assert (await post(worlds[1])).status_code == 429
+        await attempt.end(OK)
+        await until_counted(backend, "tenant-public", b"{}")
+
+
+async def never() -> dict[str, Any]:
+    return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+
+async def never_mind(message: Any) -> None:
+    raise AssertionError(message)
 
 
 async def test_a_request_that_is_cancelled_counts_no_more(own_broker: embedded.Broker) -> None:
