@@ -22,6 +22,7 @@ from edge.errors import Problem
 from edge.lookup import Found, Lookup
 from infra import broker as embedded
 from infra.jetstream import JetStream
+from infra.kv import KeyValue
 from infra.settings import Settings, load_settings
 from schemas import subjects
 from schemas.dispatch import ModelState
@@ -279,6 +280,33 @@ async def never() -> dict[str, Any]:
 
 async def never_mind(message: Any) -> None:
     raise AssertionError(message)
+
+
+async def test_a_response_in_the_background_counts_until_its_end_and_its_receipt_is_no_open_answer(
+    own_broker: embedded.Broker,
+) -> None:
+    bounds = {"tenant_queue_max": 1, "streams_per_key_max": 1}
+    async with two_edges(own_broker, **bounds) as (backend, worlds), worlds[0].http as http:
+        body = {"model": MODEL, "input": "a river", "background": True}
+        made = await http.post("/v1/responses", json=body)
+        assert (made.status_code, made.json()["status"]) == (200, "queued")
+        refused = await http.post("/v1/responses", json=body)
+        assert refused.status_code == 429
+        assert "queued or running" in refused.json()["error"]["message"]
+        reading = read(worlds[1], made.json()["id"].removeprefix("resp_"))
+        await readers_at(worlds[1], 1)
+        stream = await http.get(f"/v1/responses/{made.json()['id']}", params={"stream": "true"})
+        assert stream.status_code == 429, "one reader of the same client is there"
+        await finish(backend, 1)
+        assert (await reading).status_code == 200
+        await until_counted(backend, "tenant-public", b"{}")
+        streams = [name for name in await counted_keys(backend) if name.startswith("streams")]
+        assert len(streams) == 1
+        await until_counted(backend, streams[0], b"{}")
+
+
+async def counted_keys(backend: Backend) -> list[str]:
+    return list(await KeyValue(backend.js, COUNTS_BUCKET).items())
 
 
 async def test_a_request_that_is_cancelled_counts_no_more(own_broker: embedded.Broker) -> None:
