@@ -101,7 +101,7 @@ class Edge:
         self._door = Door(name, limits)
         self._doorkeeper = Doorkeeper(self._door, self.now)
         self._counts = SharedCounts(settings, bus, name, fail)
-        self._leftovers = Leftovers(bus, log, fail)
+        self._leftovers = Leftovers(bus, lookup, fail)
         self._streams = StreamsLimit(self._counts)
         counted = count_limits(settings, self._counts, self._leftovers, self.registry)
         self._gate = Gate([Classes(), Rates(bus), self._doorkeeper, self._streams, *counted])

@@ -1,20 +1,24 @@
-"""Requests whose reader left: they may run on, and count until their END is seen, or cannot be far any more."""
+"""Requests whose reader left: they may run on, and count until their END is seen, or cannot be far any more, or until
+it is seen that they were never stored."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Literal
 
+from edge.lookup import Lookup
 from infra.bus import Bus, Subscription
 from infra.logs import get_logger
-from infra.output_log import OutputLog
 from schemas import subjects
 from schemas.errors import BrokerAway, BrokerRefused
 from schemas.ids import RequestId, TenantKey
 from schemas.output import CtlRecord, End, decode_ctl
 
+LOOK_FIRST_S = 1.0
 LOOK_EVERY_S = 30.0
-"""A live record can be lost on its way; the log cannot."""
+"""Between two looks, at first and at the longest: a live record can be lost on its way, most of all around the moment
+that made the reader leave; the log cannot."""
 
 LOOKS_MAX = 16
 """Logs that are looked at in the same moment."""
@@ -28,9 +32,9 @@ _log = get_logger("counts")
 class Leftovers:
     """There are never more of them than the bounds they are counted for allow."""
 
-    def __init__(self, bus: Bus, log: OutputLog, fail: Callable[[Exception], None]) -> None:
+    def __init__(self, bus: Bus, lookup: Lookup, fail: Callable[[Exception], None]) -> None:
         self._bus = bus
-        self._log = log
+        self._lookup = lookup
         self._fail = fail
         self._looks = asyncio.Semaphore(LOOKS_MAX)
         self._watches: dict[asyncio.Task[None], None] = {}
@@ -59,22 +63,34 @@ class Leftovers:
         subscription: Subscription = self._bus.subscribe(subjects.live_ctl(tenant, rid), on_live)
         try:
             async with asyncio.timeout(timeout_s + OVERDUE_S):
-                while not ended.is_set() and not await self._has_ended(tenant, rid):
-                    await _wait(ended, LOOK_EVERY_S)
+                await self._until_over(tenant, rid, ended)
         except TimeoutError:
             _log.warning("no END in time: counted no more", rid=rid)
         finally:
             subscription.close()
         over()
 
-    async def _has_ended(self, tenant: TenantKey, rid: RequestId) -> bool:
+    async def _until_over(self, tenant: TenantKey, rid: RequestId, ended: asyncio.Event) -> None:
+        wait_s, before = LOOK_FIRST_S, ""
+        while not ended.is_set():
+            seen = await self._look(tenant, rid)
+            # What nobody confirmed may not be stored. Twice: it may have been on its way when first looked for.
+            if seen == "over" or seen == before == "nowhere":
+                return
+            before = seen
+            await _wait(ended, wait_s)
+            wait_s = min(2 * wait_s, LOOK_EVERY_S)
+
+    async def _look(self, tenant: TenantKey, rid: RequestId) -> Literal["runs", "over", "nowhere", "unknown"]:
         try:
             async with self._looks:
-                last = await self._log.last_ctl(tenant, rid)
+                found = await self._lookup.find(tenant, rid)
         except (BrokerAway, BrokerRefused, ValueError) as error:
             _log.debug("a request that was left cannot be looked at", rid=rid, error=str(error))
-            return False
-        return last is not None and isinstance(last.record, End)
+            return "unknown"
+        if found is None:
+            return "nowhere"
+        return "runs" if found.end is None else "over"
 
     def _on_over(self, task: asyncio.Task[None]) -> None:
         del self._watches[task]
