@@ -34,6 +34,7 @@ class KeySource:
         self._own = own_keys(settings.api_keys.get_secret_value())
         self._path = Path(settings.keys_file) if settings.keys_file else None
         self._state = self._stat()
+        self._fault = ""
         self._looked_at = now()
         try:
             self._ring = KeyRing([*self._own, *self._of_file()], self._secret)
@@ -56,12 +57,15 @@ class KeySource:
         state = self._stat()
         if state == self._state:
             return
-        self._state = state
         try:
             self._ring = KeyRing([*self._own, *self._of_file()], self._secret)
         except KeyFileError as error:
-            _log.warning("the keys stay as they were", error=str(error))
+            # Tried again at each look: a process that is out of descriptors now must not miss a key that was revoked.
+            if str(error) != self._fault:
+                self._fault = str(error)
+                _log.warning("the keys stay as they were", error=self._fault)
             return
+        self._state, self._fault = state, ""
         _log.info("keys read", path=str(self._path))
 
     def _of_file(self) -> list[Key]:

@@ -13,7 +13,7 @@ from edge.access.identity import REFUSAL, Access
 from edge.access.key_source import LOOK_INTERVAL_S, KeySource
 from edge.access.keyring import SECRET_BYTES, KeyRing
 from edge.call import Caller, Rate
-from infra.keys import Key, add_key, new_key, remove_key
+from infra.keys import Key, KeyFileError, add_key, new_key, remove_key
 from infra.settings import SettingsError, load_settings
 from schemas.ids import ANONYMOUS, TenantKey
 
@@ -101,6 +101,24 @@ def test_a_file_that_went_bad_changes_nothing(file: Path, bad: bytes | None) -> 
     assert source.ring().find(text, NOW) == key
     remove = json.dumps({"keys": []})
     file.write_text(remove)
+    clock.now += LOOK_INTERVAL_S
+    assert source.ring().find(text, NOW) is None
+
+
+def test_a_change_that_could_not_be_read_is_not_missed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, text = made()
+    add_key(file, key)
+    clock = Clock()
+    source = KeySource(load_settings({"keys_file": str(file)}), clock)
+    remove_key(file, key.id)
+    with monkeypatch.context() as patched:
+
+        def out_of_descriptors(path: Path) -> list[Key]:
+            raise KeyFileError(f"cannot read the key file {path}: Too many open files")
+
+        patched.setattr("edge.access.key_source.read_keys", out_of_descriptors)
+        clock.now += LOOK_INTERVAL_S
+        assert source.ring().find(text, NOW) == key
     clock.now += LOOK_INTERVAL_S
     assert source.ring().find(text, NOW) is None
 
