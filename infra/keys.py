@@ -160,12 +160,23 @@ def _changing(path: Path) -> Iterator[list[Key]]:
             fresh.unlink(missing_ok=True)
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
+                _keep_owner(file.fileno(), path)
                 file.write(msgspec.json.format(msgspec.json.encode(KeyFile(keys))) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(path)
         except OSError as error:
             raise KeyFileError(f"cannot write the key file {path}: {error.strerror}") from None
+
+
+def _keep_owner(descriptor: int, path: Path) -> None:
+    """What an administrator changes stays the file of whoever runs the edges: one that they cannot read any more would
+    leave a revoked key good."""
+    with contextlib.suppress(FileNotFoundError):
+        kept = path.stat()
+        fresh = os.fstat(descriptor)
+        if (kept.st_uid, kept.st_gid) != (fresh.st_uid, fresh.st_gid):
+            os.fchown(descriptor, kept.st_uid, kept.st_gid)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -64,6 +65,15 @@ def test_only_the_owner_of_the_file_reads_it(file: Path) -> None:
     keys("create", "bob")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert sorted(path.name for path in file.parent.iterdir()) == ["keys.json", "keys.json.lock"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_change_by_root_leaves_the_file_to_its_owner(file: Path) -> None:
+    keys("create", "alice")
+    os.chown(file, 12345, 23456)
+    keys("revoke", "alice")
+    kept = file.stat()
+    assert (kept.st_uid, kept.st_gid, stat.S_IMODE(kept.st_mode)) == (12345, 23456, 0o600)
 
 
 def test_everything_a_key_can_have(file: Path) -> None:
