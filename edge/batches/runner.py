@@ -28,6 +28,9 @@ from schemas.ids import RequestId, TenantKey
 FLUSH_S = 0.5
 """How often the counts that clients see move, and how soon a cancel is noticed."""
 
+SLICE_BYTES = 16 << 10
+"""Cut into lines in one go: if all of them are blank this takes 20 ms, and every stream of this edge waits for it."""
+
 _INPUT_GONE = LineFault("input_file_missing", "the input file was deleted, or has expired")
 _TOO_OFTEN = LineFault("too_many_runs", "the batch was begun again and again, and never came to its end")
 _OUTCOMES: tuple[tuple[Outcome, str], ...] = (("ok", "output"), ("failed", "errors"))
@@ -282,10 +285,11 @@ class Run:
         async for part in self._means.contents.parts(
             self._tenant, file.content, size=file.file.bytes, patient=True
         ):
-            for line in lines.feed(part.data):
-                yield line
-            # Answers are streamed by the same process.
-            await asyncio.sleep(0)
+            for at in range(0, len(part.data), SLICE_BYTES):
+                for line in lines.feed(part.data[at : at + SLICE_BYTES]):
+                    yield line
+                # Answers are streamed by the same process.
+                await asyncio.sleep(0)
         for line in lines.finish():
             yield line
 

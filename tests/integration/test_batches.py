@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from edge.batches import patience
+from edge.batches.jsonl import Line, Lines
 from edge.lookup import Found, Lookup
 from infra.broker import Broker
 from infra.settings import load_settings
@@ -115,6 +116,31 @@ async def test_a_line_that_the_broker_refuses_to_look_up_is_asked_for_again(
         await serve(world.backend, 1)
         assert (await over(http, batch))["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
     assert next(refusals, None) is None
+
+
+async def test_a_file_of_blank_lines_holds_up_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, at_feed = 0, []
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def watched(self: Lines, data: bytes) -> list[Line]:
+        at_feed.append((turns, len(data)))
+        return feed(self, data)
+
+    feed = Lines.feed
+    monkeypatch.setattr(Lines, "feed", watched)
+    going = asyncio.create_task(others())
+    async with world.http as http:
+        batch = await over(http, await make(http, b"\n" * (1 << 20)))
+    going.cancel()
+    assert batch["errors"]["data"][0]["code"] == "empty_file"
+    assert sum(size for _, size in at_feed) == 1 << 20
+    assert max(size for _, size in at_feed) <= 16 << 10
+    assert len({turn for turn, _ in at_feed}) == len(at_feed), "others had a turn in between"
 
 
 async def test_a_batch_that_is_out_of_time_says_so_of_each_line_that_is_left(world: World) -> None:
