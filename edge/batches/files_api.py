@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from functools import partial
 from itertools import count
@@ -30,8 +30,11 @@ from schemas.errors import BrokerAway, BrokerRefused
 from schemas.ids import RID_BYTES, TenantKey, request_id
 
 PURPOSE = "batch"
-UPLOADS_MAX = 8
+UPLOADS_MAX = 16
 """At one edge at the same time: each may fill a temporary file."""
+
+UPLOADS_OF_TENANT_MAX = 8
+"""Of these, so that no tenant takes all places."""
 
 LIST_MAX = 10_000
 """Files on one page, as OpenAI's API has it."""
@@ -69,16 +72,16 @@ class FilesApi:
         self._settings = settings
         self._contents = contents
         self._files = files
-        self._uploads = asyncio.Semaphore(UPLOADS_MAX)
+        self._uploads: Counter[TenantKey] = Counter()
 
     async def upload(self, call: Call) -> Response | Problem:
         """Stores a file: its parts first, so that what can be found is whole."""
         assert call.request is not None, "the endpoint reads its body itself"
-        if self._uploads.locked():
-            return Problem(
-                "edge_full", f"this server takes {UPLOADS_MAX} uploads at the same time: try again"
-            )
-        async with self._uploads:
+        tenant = call.caller.tenant
+        if self._uploads[tenant] >= UPLOADS_OF_TENANT_MAX or self._uploads.total() >= UPLOADS_MAX:
+            return Problem("edge_full", "this server takes no more uploads at the same time: try again")
+        self._uploads[tenant] += 1
+        try:
             upload = await read_upload(
                 call.request,
                 bytes_max=int(self._settings.file_bytes_max),
@@ -87,9 +90,11 @@ class FilesApi:
             if isinstance(upload, Problem):
                 return upload
             try:
-                return await self._keep(call.caller.tenant, upload)
+                return await self._keep(tenant, upload)
             finally:
                 await upload.file.close()
+        finally:
+            self._uploads -= Counter((tenant,))  # in place this drops those that have none
 
     async def list_files(self, call: Call) -> Response | Problem:
         """The tenant's files."""

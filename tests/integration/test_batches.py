@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from edge.batches import patience
+from edge.batches.files_api import UPLOADS_OF_TENANT_MAX
 from edge.batches.jsonl import Line, Lines
 from edge.lookup import Found, Lookup
 from infra.broker import Broker
@@ -31,7 +32,7 @@ from tests.integration.batches_under_test import (
     upload,
     worlds_on,
 )
-from tests.integration.edge_under_test import CHAT, MESSAGES, World, edge_on
+from tests.integration.edge_under_test import CHAT, MESSAGES, World, edge_on, until
 
 
 @pytest.fixture
@@ -278,6 +279,27 @@ async def test_uploads_that_are_none_are_clear_errors(own_broker: Broker) -> Non
             assert refused.status_code == status, refused.text
             assert refused.json()["error"]["message"]
         assert (await upload(http, b"x" * 100_000)).status_code == 200
+
+
+async def test_a_tenant_that_takes_its_places_for_uploads_leaves_those_of_others(world: World) -> None:
+    form = (
+        b"POST /v1/files HTTP/1.1\r\nHost: x\r\nX-Tenant: one\r\nContent-Length: 1000\r\n"
+        b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+    )
+    files = world.edge.batches._files
+    slow = [await asyncio.open_connection("127.0.0.1", world.port) for _ in range(UPLOADS_OF_TENANT_MAX)]
+    for _, writer in slow:
+        writer.write(form)
+    await until(lambda: files._uploads.total() == UPLOADS_OF_TENANT_MAX)
+    async with world.http as one, world.http as two:
+        one.headers["x-tenant"], two.headers["x-tenant"] = "one", "two"
+        refused = await upload(one, jsonl(1))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "edge_full")
+        assert (await upload(two, jsonl(1))).status_code == 200
+        for _, writer in slow:
+            writer.close()
+        await until(lambda: not files._uploads)
+        assert (await upload(one, jsonl(1))).status_code == 200
 
 
 async def test_a_file_that_lost_a_part_is_never_shown_as_whole(world: World) -> None:
