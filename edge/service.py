@@ -30,7 +30,7 @@ from edge.dialect import Asked, Dialect
 from edge.errors import Problem
 from edge.forecast.door import Door, DoorLimits
 from edge.forecast.doorkeeper import Doorkeeper
-from edge.gate import Entering, Gate, Permit
+from edge.gate import Entering, Gate, Permit, Settled
 from edge.images import Images, images_of
 from edge.images_walk import Remote
 from edge.lineages import Lineages
@@ -184,13 +184,19 @@ class Edge:
         )
         if isinstance(admitted, Problem):
             return refuse(admitted, arrival.rid, call.errors)
-        raw = await self._images.inline(arrival.raw, remotes, self.body_bytes_max)
-        if isinstance(raw, Problem):
-            return refuse(raw, arrival.rid, call.errors)
+        # Nothing is fetched for who is not let in.
         permit = await self._gate.enter(Entering(call.caller, arrival, admitted, call.headers))
         if isinstance(permit, Problem):
             known = self._doorkeeper.refused(permit, admitted, call.headers)
             return refuse(known, arrival.rid, call.errors)
+        try:
+            raw = await self._images.inline(arrival.raw, remotes, self.body_bytes_max)
+        except BaseException:
+            permit.settle(Settled("refused"))
+            raise
+        if isinstance(raw, Problem):
+            permit.settle(Settled("refused"))
+            return refuse(raw, arrival.rid, call.errors)
         prospect = self._doorkeeper.let_in(admitted, call.headers)
         permit.settles.append(prospect.settle)
         view = admitted.meta.view

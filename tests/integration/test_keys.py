@@ -13,6 +13,8 @@ import httpx
 import openai
 import pytest
 
+from edge.errors import Problem
+from edge.gate import Entering, Permit
 from infra.broker import Broker
 from infra.keys import add_key, new_key, remove_key
 from infra.settings import load_settings
@@ -149,6 +151,35 @@ async def test_a_class_that_a_key_may_not_ask_for_is_403(stage: Stage) -> None:
         assert "batch" in answer.json()["error"]["message"]
     allowed = await answered(stage, bearer(stage.bob), ("X-Penstock-Class", "batch"))
     assert allowed.status_code == 200
+
+
+async def test_nothing_is_fetched_for_who_is_not_let_in(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge, fetched = stage.worlds[0].edge, 0
+
+    async def inline(raw: bytes, _remotes: object, _bytes_max: int) -> bytes | Problem:
+        nonlocal fetched
+        fetched += 1
+        return Problem("image_fetch_failed", "no such image")
+
+    monkeypatch.setattr(edge._images, "inline", inline)
+    permits: list[Permit] = []
+    enter = edge._gate.enter
+
+    async def entering(one: Entering) -> Permit | Problem:
+        permit = await enter(one)
+        if isinstance(permit, Permit):
+            permits.append(permit)
+        return permit
+
+    monkeypatch.setattr(edge._gate, "enter", entering)
+    assert (await stage.send("POST", CHAT, bearer(stage.bob), body=ASKED)).status_code == 403
+    assert fetched == 0
+    answer = await stage.send("POST", CHAT, bearer(stage.alice), body=ASKED)
+    assert answer.json()["error"]["code"] == "failed_to_download_image"
+    assert fetched == 1
+    assert [permit.settles for permit in permits] == [[]], "what was counted is given back"
 
 
 async def test_a_revoked_key_is_of_no_use_within_two_seconds_and_a_new_one_is(stage: Stage) -> None:
