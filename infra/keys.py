@@ -32,7 +32,7 @@ FILE_BYTES_MAX = 16 << 20
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}")
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)]
-_Token = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_-]{1,64}$")]
+_Token = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_-]{1,64}\Z")]
 
 
 class KeyFileError(PenstockError):
@@ -45,7 +45,7 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     id: _Token
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     tenant: _Token
     created: Annotated[datetime, msgspec.Meta(tz=True)]
     classes: tuple[Klass, ...] = CLASSES

@@ -153,6 +153,12 @@ def test_a_broken_file_is_not_written_over(file: Path) -> None:
     assert file.read_text().endswith('"secret"')
 
 
+def test_a_tenant_with_a_line_end_is_none(file: Path) -> None:
+    keys("create", "alice", "--tenant", "acme")
+    file.write_text(file.read_text().replace('"acme"', '"acme\\n"'))
+    assert "is not one" in refusal("list")
+
+
 def test_many_at_once_lose_nothing(file: Path) -> None:
     def churn(number: int) -> None:
         key, _ = new_key(f"n{number}")
