@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -38,6 +39,9 @@ HEALTH_POLL_S = 0.02
 # Dead letters, batches and the key-value buckets.
 OTHER_STREAMS_BYTES = 2 * GIB
 MEMORY_BYTES = 256 * MIB
+
+FREE_PORTS = range(20_000, 32_768)
+"""Below the range of outgoing connections (Linux: 32768 to 60999), above what services are known by."""
 
 
 class BrokerError(Exception):
@@ -133,10 +137,12 @@ def is_healthy(monitor_url: str) -> bool:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that was free a moment ago. Not one of those that the kernel gives to outgoing connections: it was seen
+    to give the very port to one before the server could listen on it."""
+    port = random.choice(FREE_PORTS)
+    while not is_free(port, host):
+        port = random.choice(FREE_PORTS)
+    return port
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:

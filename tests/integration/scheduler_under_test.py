@@ -17,8 +17,9 @@ from infra.settings import load_settings
 from infra.wire import encode_headers
 from schemas import dispatch, subjects
 from schemas.dispatch import Leader, ModelCard, Pull, Running, WorkItem, WorkReply
+from schemas.ids import ModelKey
 from schemas.output import End, Lease, encode
-from schemas.streams import REQUESTS
+from schemas.streams import REQUESTS, consumers_of
 
 TENANT = "public"
 CARD = ModelCard("m", "m", "simulator", 4096, 256)
@@ -54,11 +55,20 @@ class System:
         return process
 
     async def worker(self, name: str, slots: int = 4) -> FakeWorker:
-        """A worker on a connection of its own that has pulled and whose model is announced."""
+        """A worker on a connection of its own that has pulled and whose model is announced and has its consumers: what
+        was stored before them is looked at once more, and comes later than what follows it."""
         worker = FakeWorker(name, slots, await Bus.connect(self.broker.url, name=name, fail=print))
         self.workers.append(worker)
         await until(lambda: any(model.workers for model in self.newest.models))
+        await self._until_made()
         return worker
+
+    async def _until_made(self, within_s: float = 5.0) -> None:
+        deadline = time.monotonic() + within_s
+        for spec in consumers_of(ModelKey(CARD.key), ack_wait_s=ACK_WAIT_S, queue_max=1):
+            while await self.js.undelivered(spec) is None:
+                assert time.monotonic() < deadline, f"{spec.name} was not made in time"
+                await asyncio.sleep(0.01)
 
     @property
     def newest(self) -> Leader:

@@ -302,14 +302,6 @@ def consumer() -> ConsumerSpec:
     return streams.requests_consumer("standard", ModelKey("m"), ack_wait_s=ACK_WAIT_S, queue_max=1)
 
 
-async def until_made(system: System, spec: ConsumerSpec, within_s: float = 5.0) -> None:
-    """The leader tells of a model before its consumers are there."""
-    deadline = time.monotonic() + within_s
-    while await system.js.undelivered(spec) is None:
-        assert time.monotonic() < deadline, "the consumer was not made in time"
-        await asyncio.sleep(0.01)
-
-
 async def test_a_consumer_that_was_deleted_is_made_at_once(system: System) -> None:
     await system.scheduler("s1")
     worker = await system.worker("w1")
@@ -333,7 +325,6 @@ async def test_a_consumer_that_is_stuck_is_made_anew(system: System, tmp_path: P
     worker = await system.worker("w1")
     pause = msgspec.json.encode({"pause_until": "2999-01-01T00:00:00Z"})
     spec = consumer()
-    await until_made(system, spec)
     paused = await system.bus.request(
         subjects.js_consumer("PAUSE", spec.stream, spec.name), pause, timeout_s=5
     )
