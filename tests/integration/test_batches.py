@@ -179,6 +179,28 @@ async def test_cancelling_ends_what_runs(world: World) -> None:
         assert await world.backend.js.queue_depth(BATCHES) == 0
 
 
+async def test_a_cancel_that_the_broker_refuses_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "REFUSED_WAIT_S", 0.05)
+    find, refusals = Lookup.find, iter(range(3))
+
+    async def refuse_at_first(lookup: Lookup, tenant: TenantKey, rid: RequestId) -> Found | None:
+        if next(refusals, None) is not None:
+            raise BrokerRefused("resource limits exceeded for server (10023)")
+        return await find(lookup, tenant, rid)
+
+    async with world.http as http:
+        batch = await make(http, jsonl(2))
+        attempts = [await world.backend.attempt() for _ in range(2)]
+        monkeypatch.setattr(Lookup, "find", refuse_at_first)
+        await http.post(f"/v1/batches/{batch['id']}/cancel")
+        assert (await over(http, batch))["status"] == "cancelled"
+        for attempt in attempts:
+            assert (await world.backend.end_of(attempt)).status == "cancelled"
+    assert world.failures == [], "the edge would have ended of it"
+
+
 async def test_deleting_both_files_of_a_batch_deletes_its_results(world: World) -> None:
     async with world.http as http:
         bad = {**line(9), "body": {"model": "nothing", "messages": MESSAGES}}
