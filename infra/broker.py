@@ -137,8 +137,8 @@ def is_healthy(monitor_url: str) -> bool:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that was free a moment ago. Not one of those that the kernel gives to outgoing connections: it was seen
-    to give the very port to one before the server could listen on it."""
+    """A TCP port that was free a moment ago. Not one of those that the kernel gives to outgoing connections: it was
+    seen to give the very port to one before the server could listen on it."""
     port = random.choice(FREE_PORTS)
     while not is_free(port, host):
         port = random.choice(FREE_PORTS)

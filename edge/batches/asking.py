@@ -32,7 +32,6 @@ _DIALECTS: dict[Url, Dialect] = {
 }
 _STREAM = Problem("bad_request", "stream must not be true in a batch", "stream")
 _UNEXPECTED = Problem("internal", "something went wrong on our side")
-_TRY_LATER = Problem("broker_away", "the broker does not do what is asked of it now")
 
 _log = get_logger("batches")
 
@@ -47,14 +46,13 @@ async def ask(
 ) -> Answer:
     """`on_rid` is told which request it is, if it becomes one. When this is cancelled the request runs on.
 
-    Whatever goes wrong is the answer, as it is over HTTP: a line that an edge died of would be delivered to the next
-    one, until all of them had.
+    A mistake of ours is the answer, as it is over HTTP: a line that an edge died of would be delivered to the next one,
+    until all of them had. Raises BrokerAway and BrokerRefused: that line may be asked for again.
     """
     try:
         return await _ask(generate, url, tenant, key, body, on_rid)
-    except PenstockError as error:
-        _log.warning("a line could not be asked for", key=key, error=str(error))
-        return await _answer(refuse(_TRY_LATER))
+    except PenstockError:
+        raise
     except Exception:  # noqa: BLE001  # of one request, as in an HTTP server: it is logged and answered
         _log.error("a line could not be asked for", key=key, exc_info=True)
         return await _answer(refuse(_UNEXPECTED))
