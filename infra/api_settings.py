@@ -68,6 +68,13 @@ class ApiSettings(EngineSettings):
     )
 
     files_bytes_max: Bytes = Field(GIB, description="Bytes of all files.")
+    tenant_store_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="With a key file, the share of `files_bytes_max`, and of `responses_bytes_max`, that one tenant "
+        "may fill; more is 429. 1: all.",
+    )
     file_bytes_max: Bytes = Field(64 * MIB, description="Bytes of one uploaded file.")
     file_ttl_s: Annotated[float, Gt(0), Le(366 * 86_400)] = Field(
         7 * 86_400, description="How long files and batches are kept."
@@ -75,3 +82,8 @@ class ApiSettings(EngineSettings):
     batch_inflight_max: int = Field(
         64, ge=1, le=10_000, description="Requests of one batch that are queued or running at the same time."
     )
+
+    @property
+    def store_share(self) -> float:
+        """`tenant_store_share`, where there can be more than one tenant."""
+        return self.tenant_store_share if self.keys_file else 1.0

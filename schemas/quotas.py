@@ -22,3 +22,8 @@ def model_full(name: str, queue_max: int) -> str:
 def streams_full(streams_max: int) -> str:
     """A key has as many answers open as it may."""
     return f"this key may have {streams_max} answers open at the same time (streams)"
+
+
+def store_full(what: str, bytes_max: int) -> str:
+    """A tenant keeps as much as it may."""
+    return f"this tenant may keep {bytes_max} bytes of {what} (tenant_store_share): delete some, or wait"

@@ -16,6 +16,7 @@ from edge.batches.failures import FILES_FULL, as_json
 from edge.batches.files_api import PURPOSE, FilesApi
 from edge.batches.listing import page_of
 from edge.batches.patience import patiently
+from edge.batches.quota import FilesQuota
 from edge.batches.records import COMPLETION_WINDOW_S, BatchObject, BatchRecord, Url
 from edge.batches.shelf import Shelf
 from edge.call import Call
@@ -67,12 +68,14 @@ class BatchesApi:
         contents: Contents,
         files: FilesApi,
         batches: Shelf[BatchRecord],
+        quota: FilesQuota,
     ) -> None:
         self._settings = settings
         self._js = js
         self._contents = contents
         self._files = files
         self._batches = batches
+        self._quota = quota
 
     async def create(self, call: Call) -> Response | Problem:
         """A batch is there once its message is in the work queue: whatever dies then, it runs."""
@@ -88,6 +91,9 @@ class BatchesApi:
             return Problem("bad_request", f"the file's purpose must be {PURPOSE}", "input_file_id")
         if not await self._contents.has_room():
             return FILES_FULL
+        refusal = await self._quota.refusal(call.caller.tenant)
+        if refusal is not None:
+            return refusal
         made_at = time.time()
         ttl_s = self._settings.file_ttl_s
         if body.output_expires_after is not None:

@@ -19,6 +19,7 @@ from edge.batches.contents import PART_BYTES, ContentGoneError, Contents, Part
 from edge.batches.failures import FILES_FULL, as_json
 from edge.batches.listing import page_of
 from edge.batches.patience import patiently
+from edge.batches.quota import FilesQuota
 from edge.batches.records import FileObject, FileRecord
 from edge.batches.shelf import Shelf
 from edge.batches.upload import Upload, read_upload
@@ -68,10 +69,13 @@ class UploadForm(msgspec.Struct, frozen=True):
 class FilesApi:
     """The tenant is a part of every look-up: another one's file does not exist."""
 
-    def __init__(self, settings: Settings, contents: Contents, files: Shelf[FileRecord]) -> None:
+    def __init__(
+        self, settings: Settings, contents: Contents, files: Shelf[FileRecord], quota: FilesQuota
+    ) -> None:
         self._settings = settings
         self._contents = contents
         self._files = files
+        self._quota = quota
         self._uploads: Counter[TenantKey] = Counter()
 
     async def upload(self, call: Call) -> Response | Problem:
@@ -154,6 +158,9 @@ class FilesApi:
             return ttl_s
         if not await self._contents.has_room():
             return FILES_FULL
+        refusal = await self._quota.refusal(tenant, upload.size)
+        if refusal is not None:
+            return refusal
         file_id = f"file-{request_id(os.urandom(RID_BYTES))}"
         made_at = time.time()
         file = FileObject(
@@ -167,9 +174,16 @@ class FilesApi:
         try:
             await self._store(tenant, file_id, upload.file)
             await self._files.put(tenant, file_id, FileRecord(file, file_id, made_at))
+            # Once more, with its record: of uploads that race each sees those that were whole before it.
+            refusal = await self._quota.refusal(tenant)
+            if refusal is not None:
+                await self._files.drop(tenant, file_id)
         except (BrokerAway, BrokerRefused):
             await self._forget(tenant, file_id)
             raise
+        if refusal is not None:
+            await self._forget(tenant, file_id)
+            return refusal
         return as_json(file)
 
     async def _store(self, tenant: TenantKey, content: str, file: UploadFile) -> None:

@@ -49,6 +49,7 @@ class FileRecord(msgspec.Struct, frozen=True):
 
     `content` is the token that stands for them in subjects. The two files of a batch's results have one content:
     `outcome` says whose lines are this one's, and `twin` is the id of the other. `made_at`: `created_at`, exactly.
+    `content_bytes`: of the whole content, where the file is not all of it.
     """
 
     file: FileObject
@@ -56,6 +57,7 @@ class FileRecord(msgspec.Struct, frozen=True):
     made_at: float
     outcome: Outcome | None = None
     twin: str | None = None
+    content_bytes: int = 0
 
 
 class LineFault(msgspec.Struct, frozen=True):
@@ -109,13 +111,14 @@ class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
 
 class BatchRecord(msgspec.Struct, frozen=True):
     """What is kept of a batch. `results_ttl_s`: how long its files are, from its begin on. `runner`: who runs it, or
-    ran it last; empty before the first."""
+    ran it last; empty before the first. `results_bytes`: what its results take so far."""
 
     batch: BatchObject
     tenant: TenantKey
     made_at: float
     results_ttl_s: int
     runner: str = ""
+    results_bytes: int = 0
 
     @property
     def over(self) -> bool:
@@ -136,11 +139,11 @@ def begun(record: BatchRecord, total: int, now: int) -> BatchRecord:
     return _with(record, status="in_progress", in_progress_at=now, request_counts=counts)
 
 
-def counted(record: BatchRecord, counts: Counts, runner: str) -> BatchRecord:
+def counted(record: BatchRecord, counts: Counts, results_bytes: int, runner: str) -> BatchRecord:
     """Some of its lines are done, says `runner`; only the newest one counts."""
     if record.over or record.runner != runner:
         return record
-    return _with(record, request_counts=counts)
+    return replace(_with(record, request_counts=counts), results_bytes=results_bytes)
 
 
 def reason_to_stop(record: BatchRecord, runner: str, now: int) -> Stopped | None:

@@ -82,6 +82,11 @@ class Tally:
         """Bytes of a file; 0: there are no such lines."""
         return self._bytes[outcome]
 
+    @property
+    def bytes(self) -> int:
+        """Of both files."""
+        return sum(self._bytes.values())
+
     def counts(self, total: int) -> Counts:
         """As a batch shows them."""
         return Counts(total, self._count["ok"], self._count["failed"])

@@ -261,7 +261,7 @@ class Run:
                 purpose="batch_output",
             )
             twin = ids["failed" if outcome == "ok" else "ok"]
-            await self._keep(FileRecord(file, self._results, began, outcome, twin))
+            await self._keep(FileRecord(file, self._results, began, outcome, twin, self._tally.bytes))
         await self._flush()
         await self._change(lambda record: records.ended(record, ids["ok"], ids["failed"], _now()))
 
@@ -270,7 +270,8 @@ class Run:
 
     async def _flush(self) -> None:
         counts = self._tally.counts(self._record.batch.request_counts.total)
-        await self._change(lambda record: records.counted(record, counts, self._name))
+        size = self._tally.bytes
+        await self._change(lambda record: records.counted(record, counts, size, self._name))
 
     async def _change(self, change: Callable[[BatchRecord], BatchRecord]) -> None:
         changed = await stubbornly(lambda: self._means.batches.change(self._tenant, self._id, change))

@@ -10,6 +10,7 @@ from edge.batches.contents import Contents
 from edge.batches.failures import Handle, told
 from edge.batches.files_api import FileDeleted, FilesApi, UploadForm
 from edge.batches.listing import Page
+from edge.batches.quota import FilesQuota
 from edge.batches.records import BatchObject, BatchRecord, FileObject, FileRecord
 from edge.batches.runner import Means
 from edge.batches.runners import Runners
@@ -42,8 +43,9 @@ class Batches:
         files = Shelf(js, FILES_BUCKET, FileRecord)
         batches = Shelf(js, BATCHES_BUCKET, BatchRecord)
         room = js.bus.max_payload - WORK_OVERHEAD_BYTES
-        self._files = FilesApi(settings, contents, files)
-        self._batches = BatchesApi(settings, js, contents, self._files, batches)
+        quota = FilesQuota(settings, files, batches)
+        self._files = FilesApi(settings, contents, files, quota)
+        self._batches = BatchesApi(settings, js, contents, self._files, batches, quota)
         means = Means(
             generate=generate,
             cancel=cancel,
@@ -70,7 +72,7 @@ class Batches:
 
     def _of_files(self) -> list[Endpoint]:
         one, files = "/v1/files/{file_id}", self._files
-        upload = ("body_timeout", "too_large", "edge_full", "files_full", *_STORE)
+        upload = ("body_timeout", "too_large", "edge_full", "files_full", "quota_exceeded", *_STORE)
         return [
             Endpoint(
                 "POST",
@@ -122,7 +124,7 @@ class Batches:
                 "Runs the requests of a file",
                 CreateBatch,
                 BatchObject,
-                problems=("not_found", "not_allowed", "queue_full", "files_full", *_STORE),
+                problems=("not_found", "not_allowed", "queue_full", "files_full", "quota_exceeded", *_STORE),
             ),
             Endpoint(
                 "GET",

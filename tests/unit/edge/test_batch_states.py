@@ -94,8 +94,9 @@ def test_a_batch_cancelled_while_its_input_is_checked_does_not_begin() -> None:
 def test_the_newest_runner_is_the_one_that_counts() -> None:
     other = records.taken(RUNNING, "two")
     counts = Counts(3, 1, 1)
-    assert records.counted(other, counts, "one") == other
-    assert records.counted(other, counts, "two").batch.request_counts == counts
+    assert records.counted(other, counts, 7, "one") == other
+    assert records.counted(other, counts, 7, "two").batch.request_counts == counts
+    assert records.counted(other, counts, 7, "two").results_bytes == 7
     assert records.reason_to_stop(other, "one", NOW) == "superseded"
     assert records.reason_to_stop(other, "two", NOW) is None
 
@@ -106,7 +107,7 @@ def test_what_is_over_changes_no_more(over: records.Status) -> None:
     assert record.over
     assert records.taken(record, "two") == record
     assert records.begun(record, 9, NOW) == record
-    assert records.counted(record, Counts(9, 9, 9), "one") == record
+    assert records.counted(record, Counts(9, 9, 9), 7, "one") == record
     assert records.cancelled_by_client(record, NOW) == record
     assert records.finalizing(record, NOW) == record
     assert records.failed(record, [], NOW) == record

@@ -1,0 +1,89 @@
+"""What one tenant may keep, so that there is room for others, on a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+
+from infra.broker import Broker
+from infra.keys import add_key, new_key
+from infra.settings import Settings, load_settings
+from tests.integration.batches_under_test import jsonl, make, over, serve, upload, worlds_on
+from tests.integration.edge_under_test import CHAT, World
+
+STORE_BYTES = 1 << 20
+SHARE_BYTES = STORE_BYTES // 2
+
+
+def settings_of(broker: Broker, directory: Path, **settings: object) -> Settings:
+    add_key(directory / "keys.json", new_key("someone")[0])
+    told = {"nats_url": broker.url, "keys_file": str(directory / "keys.json")}
+    sizes = {"files_bytes_max": STORE_BYTES, "responses_bytes_max": STORE_BYTES}
+    return load_settings({**told, **sizes, **settings})
+
+
+@contextlib.asynccontextmanager
+async def two_tenants(world: World) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
+    async with world.http as one, world.http as two:
+        one.headers["x-tenant"], two.headers["x-tenant"] = "one", "two"
+        yield one, two
+
+
+def is_over_share(answer: httpx.Response) -> bool:
+    if answer.status_code == 200:
+        return False
+    assert answer.status_code == 429, answer.text
+    assert answer.json()["error"]["code"] == "quota_exceeded"
+    assert "tenant_store_share" in answer.json()["error"]["message"]
+    return True
+
+
+async def test_a_tenant_fills_its_share_of_the_files_and_no_more(own_broker: Broker, tmp_path: Path) -> None:
+    part = b"x" * (SHARE_BYTES // 4)
+    async with worlds_on(settings_of(own_broker, tmp_path)) as (world,), two_tenants(world) as (one, two):
+        kept = [await upload(one, part) for _ in range(4)]
+        assert not any(map(is_over_share, kept))
+        assert is_over_share(await upload(one, b"x"))
+        assert not is_over_share(await upload(two, part)), "there is room for others"
+        assert (await one.delete(f"/v1/files/{kept[0].json()['id']}")).status_code == 200
+        assert not is_over_share(await upload(one, part))
+
+
+async def test_uploads_that_race_do_not_pass_the_share_together(own_broker: Broker, tmp_path: Path) -> None:
+    part = b"x" * (SHARE_BYTES // 2)
+    async with (
+        worlds_on(settings_of(own_broker, tmp_path), 2) as worlds,
+        two_tenants(worlds[0]) as (here, _),
+        two_tenants(worlds[1]) as (there, _),
+    ):
+        await asyncio.gather(*[upload(http, part) for http in (here, there, here, there)])
+        files = (await here.get("/v1/files")).json()["data"]
+        assert sum(file["bytes"] for file in files) <= SHARE_BYTES
+
+
+async def test_the_results_of_a_batch_count_until_both_of_their_files_are_gone(
+    own_broker: Broker, tmp_path: Path
+) -> None:
+    settings = settings_of(own_broker, tmp_path, tenant_store_share=0.005)
+    async with worlds_on(settings) as (world,), two_tenants(world) as (one, _):
+        batch = await make(one, jsonl(12))
+        body = {"endpoint": CHAT, "completion_window": "24h", "input_file_id": batch["input_file_id"]}
+        await serve(world.backend, 12)
+        batch = await over(one, batch)
+        results = (await one.get(f"/v1/files/{batch['output_file_id']}")).json()
+        input_bytes = len(jsonl(12))
+        assert input_bytes < 0.005 * STORE_BYTES < input_bytes + results["bytes"]
+        assert is_over_share(await upload(one, b"x")), "results are kept, whatever their size, and count"
+        assert is_over_share(await one.post("/v1/batches", json=body))
+        assert (await one.delete(f"/v1/files/{results['id']}")).status_code == 200
+        assert not is_over_share(await upload(one, b"x"))
+
+
+async def test_without_keys_all_of_a_store_is_everybody_s(own_broker: Broker) -> None:
+    settings = load_settings({"nats_url": own_broker.url, "files_bytes_max": STORE_BYTES})
+    async with worlds_on(settings) as (world,), world.http as http:
+        assert not is_over_share(await upload(http, b"x" * (SHARE_BYTES + 1)))
