@@ -42,6 +42,7 @@ from edge.rates.limit import Rates
 from edge.reader import LogSources
 from edge.registry import Registry
 from edge.requests_api import LOST, RequestsApi
+from edge.responses.quota import ResponsesQuota
 from edge.waiting_room import WaitingRoom
 from edge.wishes import WishDefaults, Wishes, wishes_of
 from infra.bus import Bus
@@ -93,6 +94,7 @@ class Edge:
         self._publisher = Publisher(js, lookup, room, timeout_s=settings.publish_timeout_s)
         self.js = js
         self.room = room
+        self.responses_quota = ResponsesQuota(settings, bus)
         self._images = images or images_of(settings)
         self.access = Access(settings)
         self.bounds = bounds_of(settings)

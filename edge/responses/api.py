@@ -61,7 +61,7 @@ class ResponsesApi:
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
         self._requests = edge.requests
-        self._store = ResponseStore(edge.js, edge.room)
+        self._store = ResponseStore(edge.js, edge.room, edge.responses_quota)
 
     async def create(self, call: Call) -> Response:
         """A new response, whole or as events; in the background, as soon as it is stored."""
@@ -129,7 +129,7 @@ class ResponsesApi:
         if isinstance(found, Problem):
             return ProblemResponse(found, errors=call.errors)
         try:
-            await self._store.drop(kept.seq)
+            await self._store.drop(call.caller.tenant, kept.record, kept.seq)
         except BrokerAway:
             return ProblemResponse(AWAY, errors=call.errors)
         return _json(Deleted(f"{RESPONSE_PREFIX}{kept.rid}"))
@@ -160,7 +160,7 @@ class ResponsesApi:
         is_refused = isinstance(said, Problem) and said.reason != "outcome_unknown"
         # Another request with the same key may be stored on this record just now.
         if is_refused and seq is not None and KEY_HEADER not in arrival.headers:
-            await self._store.drop_unused(seq, arrival.rid)
+            await self._store.drop_unused(arrival.tenant, record, seq, arrival.rid)
         return said
 
     async def _find(self, call: Call) -> Kept | Problem:

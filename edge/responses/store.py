@@ -8,6 +8,7 @@ import contextlib
 from edge.errors import Problem
 from edge.idempotency import mismatch, same_body
 from edge.publishing import RETRY_WAIT_S, TRY_TIMEOUT_S
+from edge.responses.quota import ResponsesQuota
 from edge.responses.record import Record, decode_record, encode_record
 from edge.waiting_room import WaitingRoom, no_place
 from infra.jetstream import (
@@ -32,11 +33,13 @@ _log = get_logger("responses")
 
 
 class ResponseStore:
-    """`js.timeout_s` bounds all tries of one record, `room` how many may wait for a broker that is away."""
+    """`js.timeout_s` bounds all tries of one record, `room` how many may wait for a broker that is away, `quota` what a
+    tenant may keep."""
 
-    def __init__(self, js: JetStream, room: WaitingRoom) -> None:
+    def __init__(self, js: JetStream, room: WaitingRoom, quota: ResponsesQuota) -> None:
         self._js = js
         self._room = room
+        self._quota = quota
 
     async def keep(self, tenant: TenantKey, rid: RequestId, record: Record) -> int | Problem | None:
         """Stores the record of a request that is about to be published. The stream's sequence of it; None: it was there
@@ -46,6 +49,34 @@ class ResponseStore:
         payload = encode_record(record)
         if len(payload) > self._js.bus.max_payload - HEADERS_BYTES:
             return Problem("too_large", "the conversation is too large to be kept: send it with store=false")
+        refusal = await self._quota.enter(tenant, record, len(payload))
+        if refusal is not None:
+            return refusal
+        kept = await self._keep_patiently(tenant, rid, record, payload)
+        if not isinstance(kept, int):
+            self._quota.leave(tenant, record)
+        return kept
+
+    async def find(self, tenant: TenantKey, rid: RequestId) -> tuple[Record, int] | None:
+        """The record and its sequence; None: no response of this id is kept (any more). Raises BrokerAway."""
+        stored = await self._js.last(RESPONSES, subjects.response(tenant, rid))
+        return None if stored is None else (decode_record(stored.payload), stored.seq)
+
+    async def drop(self, tenant: TenantKey, record: Record, seq: int) -> None:
+        """Deletes a record. Raises BrokerAway."""
+        if await self._js.delete(RESPONSES, seq):
+            self._quota.leave(tenant, record)
+
+    async def drop_unused(self, tenant: TenantKey, record: Record, seq: int, rid: RequestId) -> None:
+        """Deletes the record of a request that was refused after all; one that stays expires."""
+        try:
+            await self.drop(tenant, record, seq)
+        except (BrokerAway, BrokerRefused) as error:
+            _log.warning("the record of a refused response stays until it expires", rid=rid, error=str(error))
+
+    async def _keep_patiently(
+        self, tenant: TenantKey, rid: RequestId, record: Record, payload: bytes
+    ) -> int | Problem | None:
         now = asyncio.get_running_loop().time
         give_up_at = now() + self._js.timeout_s
         with self._room.stay() as stay:
@@ -55,22 +86,6 @@ class ResponseStore:
                 wait_s = RETRY_WAIT_S if self._js.bus.connected else give_up_at - now()
                 if now() >= give_up_at or not await stay.wait(wait_s):
                     return Problem("broker_away", "the broker is away; the request was not stored")
-
-    async def find(self, tenant: TenantKey, rid: RequestId) -> tuple[Record, int] | None:
-        """The record and its sequence; None: no response of this id is kept (any more). Raises BrokerAway."""
-        stored = await self._js.last(RESPONSES, subjects.response(tenant, rid))
-        return None if stored is None else (decode_record(stored.payload), stored.seq)
-
-    async def drop(self, seq: int) -> None:
-        """Deletes a record. Raises BrokerAway."""
-        await self._js.delete(RESPONSES, seq)
-
-    async def drop_unused(self, seq: int, rid: RequestId) -> None:
-        """Deletes the record of a request that was refused after all; one that stays expires."""
-        try:
-            await self.drop(seq)
-        except (BrokerAway, BrokerRefused) as error:
-            _log.warning("the record of a refused response stays until it expires", rid=rid, error=str(error))
 
     async def _keep(
         self, tenant: TenantKey, rid: RequestId, record: Record, payload: bytes

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 
+from edge.responses.quota import ResponsesQuota
+from edge.responses.record import Record
 from infra.broker import Broker
 from infra.keys import add_key, new_key
 from infra.settings import Settings, load_settings
+from schemas.ids import TenantKey
 from tests.integration.batches_under_test import jsonl, make, over, serve, upload, worlds_on
-from tests.integration.edge_under_test import CHAT, World
+from tests.integration.edge_under_test import CHAT, MODEL, World
 
 STORE_BYTES = 1 << 20
 SHARE_BYTES = STORE_BYTES // 2
@@ -81,6 +85,64 @@ async def test_the_results_of_a_batch_count_until_both_of_their_files_are_gone(
         assert is_over_share(await one.post("/v1/batches", json=body))
         assert (await one.delete(f"/v1/files/{results['id']}")).status_code == 200
         assert not is_over_share(await upload(one, b"x"))
+
+
+async def keep(http: httpx.AsyncClient, size: int) -> httpx.Response:
+    body = {"model": MODEL, "input": "x" * size, "background": True}
+    return await http.post("/v1/responses", json=body)
+
+
+async def test_a_tenant_fills_its_share_of_the_responses_and_no_more(
+    own_broker: Broker, tmp_path: Path
+) -> None:
+    async with (
+        worlds_on(settings_of(own_broker, tmp_path), 2, run=False) as worlds,
+        two_tenants(worlds[0]) as (one, two),
+        two_tenants(worlds[1]) as (there, _),
+    ):
+        size = int(SHARE_BYTES / 4.5)
+        answers = await asyncio.gather(*[keep(http, size) for http in (one, there, one, there)])
+        assert not any(map(is_over_share, answers))
+        refused = await keep(there, size)
+        assert is_over_share(refused)
+        assert int(refused.headers["retry-after"]) > 1, "room comes when records expire"
+        assert worlds[0].backend.arrivals == 4
+        assert not is_over_share(await keep(two, size)), "there is room for others"
+        gone = f"/v1/responses/{answers[0].json()['id']}"
+        assert {(await one.delete(gone)).status_code for _ in range(3)} == {200, 404}
+        assert not is_over_share(await keep(there, size))
+        assert is_over_share(await keep(one, size)), "what was deleted is given back once"
+
+
+async def test_a_response_that_is_not_stored_takes_nothing_of_the_share(
+    own_broker: Broker, tmp_path: Path
+) -> None:
+    settings = settings_of(own_broker, tmp_path, queue_max=1)
+    async with worlds_on(settings, run=False) as (world,), two_tenants(world) as (one, two):
+        size = int(SHARE_BYTES / 2.5)
+        assert (await keep(two, 1)).status_code == 200
+        for _ in range(4):
+            answer = await keep(one, size)
+            assert answer.json()["error"]["code"] == "queue_full"
+
+
+async def test_a_share_of_responses_is_of_what_has_not_expired(own_broker: Broker, tmp_path: Path) -> None:
+    settings = settings_of(own_broker, tmp_path)
+    async with worlds_on(settings, run=False) as (world,):
+        life_s = settings.request_timeout_max_s + settings.result_ttl_s
+        tenant, half = TenantKey("one"), SHARE_BYTES // 2 - 1000
+        begun = (time.time() // life_s) * life_s
+
+        async def enter(at: float) -> bool:
+            quota = ResponsesQuota(settings, world.edge.bus, now=lambda: at)
+            record = Record("f", MODEL, int(at), {}, [])
+            return await quota.enter(tenant, record, half) is None
+
+        assert await enter(begun)
+        assert await enter(begun + life_s / 2)
+        assert not await enter(begun + life_s - 1), "both are still there"
+        assert await enter(begun + life_s * 1.25), "the first one has expired"
+        assert not await enter(begun + life_s * 1.25)
 
 
 async def test_without_keys_all_of_a_store_is_everybody_s(own_broker: Broker) -> None:
