@@ -27,7 +27,7 @@ UNLIMITED = Rate()
 class Caller:
     """Who asks. Whatever it asks for is its tenant's. `id` is what limits count by, and is fit for logs; `classes` are
     those it may ask for. `requests` and `tokens` are its rates, `streams_max` the answers it may have open at the same
-    time (0: any number), all of them over all edges."""
+    time (0: any number), all of them over all edges. `key` is the id of the key it has shown, if one is needed."""
 
     tenant: TenantKey = ANONYMOUS
     id: str = ""
@@ -35,6 +35,7 @@ class Caller:
     requests: Rate = UNLIMITED
     tokens: Rate = UNLIMITED
     streams_max: int = 0
+    key: str = ""
 
 
 @dataclass(frozen=True)

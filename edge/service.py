@@ -112,7 +112,13 @@ class Edge:
         self._desk.audience.on_beat = self._on_beat
         self.requests = RequestsApi(settings, js, lookup, sources, self._closer, self.registry, self._desk)
         self.batches = Batches(
-            settings, js, generate=self.generate, cancel=self.requests.cancel, name=name, fail=fail
+            settings,
+            js,
+            generate=self.generate,
+            cancel=self.requests.cancel,
+            absent=self.access.absent,
+            name=name,
+            fail=fail,
         )
 
     def start(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from starlette.datastructures import Headers
@@ -14,6 +15,7 @@ from infra.keys import Key
 from infra.logs import get_logger
 from infra.settings import Settings, SettingsError
 from schemas.ids import TenantKey
+from schemas.requests import Klass
 
 KEY_HEADERS = ("x-api-key", "api-key")
 """Besides `Authorization: Bearer`: those of Anthropic's and Azure's clients."""
@@ -66,6 +68,17 @@ class Access:
         key = next((key for key in found if key is not None), None)
         return REFUSAL if key is None else self._caller(key)
 
+    def absent(self, tenant: TenantKey, key_id: str, klass: Klass) -> Caller | None:
+        """Who asks in the name of a key that made something that runs for long: whatever rates the key has now hold for
+        it, while none of its answers is open. None: the key is good no more, or not for this. `key_id` is empty where
+        none was needed."""
+        if not key_id or not self._keys.is_on:
+            return Caller(tenant, f"{klass}:{tenant}")
+        key = self._keys.ring().named(key_id, datetime.now(UTC))
+        if key is None or key.tenant != tenant or klass not in key.classes:
+            return None
+        return replace(self._caller(key), streams_max=0)
+
     def _caller(self, key: Key) -> Caller:
         return Caller(
             tenant=TenantKey(key.tenant),
@@ -76,6 +89,7 @@ class Access:
             else self._requests,
             tokens=Rate(key.tokens_per_min, KEY_RATE_WINDOW_S) if key.tokens_per_min else self._tokens,
             streams_max=key.streams_max or self._streams_max,
+            key=key.id,
         )
 
 

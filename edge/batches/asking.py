@@ -20,10 +20,11 @@ from edge.errors import Problem
 from edge.wishes import KEY_HEADER, ON_DISCONNECT_HEADER
 from infra.logs import get_logger
 from schemas.errors import PenstockError
-from schemas.ids import RequestId, TenantKey
+from schemas.ids import RequestId
+from schemas.requests import Klass
 
 Generate = Callable[[Dialect, Call, Asked | None], Awaitable[Response]]
-CLASS = "batch"
+CLASS: Klass = "batch"
 
 _DIALECTS: dict[Url, Dialect] = {
     "/v1/chat/completions": CHAT,
@@ -39,7 +40,7 @@ _log = get_logger("batches")
 async def ask(
     generate: Generate,
     url: Url,
-    tenant: TenantKey,
+    caller: Caller,
     key: str,
     body: bytes,
     on_rid: Callable[[RequestId], None],
@@ -50,7 +51,7 @@ async def ask(
     until all of them had. Raises BrokerAway and BrokerRefused: that line may be asked for again.
     """
     try:
-        return await _ask(generate, url, tenant, key, body, on_rid)
+        return await _ask(generate, url, caller, key, body, on_rid)
     except PenstockError:
         raise
     except Exception:  # noqa: BLE001  # of one request, as in an HTTP server: it is logged and answered
@@ -61,15 +62,14 @@ async def ask(
 async def _ask(
     generate: Generate,
     url: Url,
-    tenant: TenantKey,
+    caller: Caller,
     key: str,
     body: bytes,
     on_rid: Callable[[RequestId], None],
 ) -> Answer:
     dialect = _DIALECTS[url]
     headers = {KEY_HEADER: key, CLASS_HEADER: CLASS, ON_DISCONNECT_HEADER: "detach"}
-    # Limits count a tenant's batches apart from what it asks for while it waits.
-    call = Call(Caller(tenant, f"{CLASS}:{tenant}"), headers, body, errors=dialect.errors)
+    call = Call(caller, headers, body, errors=dialect.errors)
     asked = dialect.read(body)
     if isinstance(asked, Asked) and asked.body.streams:
         response = refuse(_STREAM, errors=dialect.errors)
@@ -91,6 +91,7 @@ async def _answer(response: Response) -> Answer:
         sent.headers.get("x-request-id", ""),
         float(sent.headers.get("retry-after", 0)),
         request.ticket.rid if request is not None and request.settled.how == "ended" else None,
+        sent.headers.get("x-should-retry") == "false",
     )
 
 

@@ -107,7 +107,7 @@ class BatchesApi:
             expires_at=min(int(made_at) + COMPLETION_WINDOW_S, file.file.expires_at),
             metadata=body.metadata,
         )
-        record = BatchRecord(batch, call.caller.tenant, made_at, int(ttl_s))
+        record = BatchRecord(batch, call.caller.tenant, made_at, int(ttl_s), key=call.caller.key)
         refusal = await patiently(lambda: self._enqueue(record), timeout_s=self._settings.publish_timeout_s)
         if refusal is not None:
             return refusal

@@ -111,7 +111,8 @@ class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
 
 class BatchRecord(msgspec.Struct, frozen=True):
     """What is kept of a batch. `results_ttl_s`: how long its files are, from its begin on. `runner`: who runs it, or
-    ran it last; empty before the first. `results_bytes`: what its results take so far."""
+    ran it last; empty before the first. `results_bytes`: what its results take so far. `key`: the id
+    of the key that made it, if one was needed."""
 
     batch: BatchObject
     tenant: TenantKey
@@ -119,6 +120,7 @@ class BatchRecord(msgspec.Struct, frozen=True):
     results_ttl_s: int
     runner: str = ""
     results_bytes: int = 0
+    key: str = ""
 
     @property
     def over(self) -> bool:
@@ -161,6 +163,17 @@ def cancelled_by_client(record: BatchRecord, now: int) -> BatchRecord:
         return record
     cancelling = _with(record, status="cancelling", cancelling_at=now)
     return cancelling if record.runner else ended(cancelling, None, None, now)
+
+
+def disowned(record: BatchRecord, now: int) -> BatchRecord:
+    """Whoever made it may not ask any more."""
+    if record.batch.status not in ("validating", "in_progress"):
+        return record
+    why = LineFault(
+        "key_not_valid",
+        "the API key that made this batch was revoked, has expired, or may not ask for batches any more",
+    )
+    return _with(record, status="cancelling", cancelling_at=now, errors=LineFaults([why]))
 
 
 def finalizing(record: BatchRecord, now: int) -> BatchRecord:

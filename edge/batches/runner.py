@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from edge.batches import records, results
-from edge.batches.asking import Generate, ask
+from edge.batches.asking import CLASS, Generate, ask
 from edge.batches.contents import ContentGoneError, Contents
 from edge.batches.jsonl import Checker, Line, Lines, Request, read_line
 from edge.batches.patience import stubbornly
@@ -22,14 +22,22 @@ from edge.batches.records import BatchRecord, FileObject, FileRecord, LineFault,
 from edge.batches.results import Result, Tally
 from edge.batches.shelf import Shelf
 from edge.batches.tries import Tries
+from edge.call import Caller
 from infra.logs import get_logger
 from schemas.ids import RequestId, TenantKey
+from schemas.requests import Klass
 
 FLUSH_S = 0.5
 """How often the counts that clients see move, and how soon a cancel is noticed."""
 
 SLICE_BYTES = 16 << 10
 """Cut into lines in one go: if all of them are blank this takes 20 ms, and every stream of this edge waits for it."""
+
+DISOWNED_S = 3.0
+"""How long a key must have been missing: this edge reads the key file once a second, and may be behind the one that
+took the batch."""
+
+Absent = Callable[[TenantKey, str, Klass], Caller | None]
 
 _INPUT_GONE = LineFault("input_file_missing", "the input file was deleted, or has expired")
 _TOO_OFTEN = LineFault("too_many_runs", "the batch was begun again and again, and never came to its end")
@@ -40,11 +48,12 @@ _log = get_logger("batches")
 
 @dataclass(frozen=True)
 class Means:
-    """What all runs of an edge work with. `generate` and `cancel` are the edge's own; `line_bytes_max` bounds what
-    goes in, `result_bytes_max` what comes out."""
+    """What all runs of an edge work with. `generate` and `cancel` are the edge's own; `absent` says who asks for the
+    lines, in the name of which key; `line_bytes_max` bounds what goes in, `result_bytes_max` what comes out."""
 
     generate: Generate
     cancel: Callable[[TenantKey, str], Awaitable[object]]
+    absent: Absent
     contents: Contents
     files: Shelf[FileRecord]
     batches: Shelf[BatchRecord]
@@ -73,6 +82,7 @@ class Run:
         self._results = f"file-{self._id.removeprefix('batch_')}"
         self._tally = Tally()
         self._running: dict[int, RequestId] = {}
+        self._owned_at = asyncio.get_running_loop().time()
 
     async def run(self) -> bool:
         """Returns when the batch is over: True; or False when another run has taken it."""
@@ -156,6 +166,7 @@ class Run:
             while True:
                 done, _ = await asyncio.wait([pump], timeout=FLUSH_S)
                 await self._flush()
+                await self._disown()
                 if done:
                     pump.result()
                     return "done"
@@ -167,6 +178,20 @@ class Run:
         finally:
             pump.cancel()
             await asyncio.wait([pump])
+
+    def _caller(self) -> Caller | None:
+        """Who asks; None: nobody may, at least for now."""
+        caller = self._means.absent(self._tenant, self._record.key, CLASS)
+        if caller is not None:
+            self._owned_at = asyncio.get_running_loop().time()
+        return caller
+
+    async def _disown(self) -> None:
+        """Cancels it if the key that made it is good no more."""
+        now = asyncio.get_running_loop().time()
+        if self._caller() is None and now - self._owned_at >= DISOWNED_S:
+            _log.info("the key of a batch is not good any more", batch=self._id, key=self._record.key)
+            await self._change(lambda record: records.disowned(record, _now()))
 
     async def _stop(self, pump: asyncio.Task[None]) -> None:
         """No line is asked for any more, and those that run are ended."""
@@ -204,13 +229,17 @@ class Run:
 
         try:
             while True:
+                caller = self._caller()
+                if caller is None:
+                    await asyncio.sleep(FLUSH_S)
+                    continue
                 # What the broker refuses to tell costs an HTTP client its request; here it would cost the process.
                 answer = await stubbornly(
                     partial(
                         ask,
                         self._means.generate,
                         self._record.batch.endpoint,
-                        self._tenant,
+                        caller,
                         tries.key,
                         bytes(request.body),
                         on_rid,

@@ -12,7 +12,7 @@ from edge.batches.files_api import FileDeleted, FilesApi, UploadForm
 from edge.batches.listing import Page
 from edge.batches.quota import FilesQuota
 from edge.batches.records import BatchObject, BatchRecord, FileObject, FileRecord
-from edge.batches.runner import Means
+from edge.batches.runner import Absent, Means
 from edge.batches.runners import Runners
 from edge.batches.shelf import Shelf
 from edge.endpoint import Endpoint, Parameter
@@ -27,7 +27,7 @@ _STORE = ("broker_away",)
 
 
 class Batches:
-    """`generate` and `cancel` are the edge's; `name` is its id, `fail` ends the process."""
+    """`generate` and `cancel` are the edge's, `absent` is its `Access`'s; `name` is its id, `fail` ends the process."""
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class Batches:
         *,
         generate: Generate,
         cancel: Callable[[TenantKey, str], Awaitable[object]],
+        absent: Absent,
         name: str,
         fail: Callable[[Exception], None],
     ) -> None:
@@ -49,6 +50,7 @@ class Batches:
         means = Means(
             generate=generate,
             cancel=cancel,
+            absent=absent,
             contents=contents,
             files=files,
             batches=batches,

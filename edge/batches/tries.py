@@ -16,13 +16,15 @@ WAIT_MAX_S = 30.0
 
 class Answer(NamedTuple):
     """What the edge said. `retry_after_s`: its header, 0 without one. `ended_as`: the rid of the request whose end it
-    tells of; None: it was refused before there was one, or left while it may run."""
+    tells of; None: it was refused before there was one, or left while it may run. `is_final`: the same request will
+    never do better, as one that costs more than its key may ever ask for."""
 
     status: int
     body: bytes
     rid: str
     retry_after_s: float = 0.0
     ended_as: RequestId | None = None
+    is_final: bool = False
 
 
 class Tries:
@@ -46,7 +48,7 @@ class Tries:
 
     def judge(self, answer: Answer) -> float | None:
         """How many seconds to wait before the next try; None: this answer is the line's."""
-        if answer.status not in RETRIED:
+        if answer.status not in RETRIED or answer.is_final:
             return None
         if answer.ended_as is not None and answer.ended_as == self._last_end:
             self._chain += 1

@@ -55,6 +55,23 @@ def test_a_batch_that_runs_to_its_end() -> None:
     assert (batch.expired_at, batch.failed_at, batch.cancelled_at) == (None, None, None)
 
 
+def test_a_batch_of_a_key_that_is_good_no_more_is_cancelled_and_says_why() -> None:
+    for record in (TAKEN, RUNNING):
+        stopping = records.disowned(record, NOW + 2)
+        assert records.reason_to_stop(stopping, "one", NOW + 3) == "cancelling"
+        gone = records.ended(stopping, None, None, NOW + 3)
+        assert status(gone) == "cancelled"
+        assert gone.batch.errors is not None
+        assert [fault.code for fault in gone.batch.errors.data] == ["key_not_valid"]
+        assert records.disowned(gone, NOW + 4) == gone
+
+
+def test_a_line_that_costs_more_than_its_key_may_ever_ask_for_is_not_asked_for_again() -> None:
+    refused = Answer(429, b"{}", "r", 60.0)
+    assert Tries("k").judge(refused) == 60.0
+    assert Tries("k").judge(refused._replace(is_final=True)) is None
+
+
 def test_a_batch_whose_input_is_bad() -> None:
     bad = records.failed(TAKEN, [LineFault("invalid_url", "no", "url", 3)], NOW + 1)
     assert status(bad) == "failed"

@@ -149,11 +149,30 @@ def test_a_key_brings_its_own_limits_or_takes_those_of_the_settings(file: Path) 
     settings = {"rate_requests_max": 5, "rate_tokens_max": 6, "rate_window_s": 10, "keys_file": str(file)}
     access = Access(load_settings(settings))
     mine = identify(access, ("X-API-Key", text))
-    assert mine == Caller(TenantKey("t1"), own.id, ("batch",), Rate(7, 60), Rate(9, 60), 3)
+    assert mine == Caller(TenantKey("t1"), own.id, ("batch",), Rate(7, 60), Rate(9, 60), 3, own.id)
     theirs = identify(access, ("X-API-Key", other))
     assert theirs is not None
     assert (theirs.requests, theirs.tokens, theirs.streams_max) == (Rate(5, 10), Rate(6, 10), 0)
     assert theirs.tenant.startswith("plain_key-")
+
+
+def test_what_runs_for_long_asks_in_the_name_of_its_key_while_that_is_good(file: Path) -> None:
+    good, _ = new_key("good", tenant="t1", classes=("batch",), requests_per_min=7, streams_max=3)
+    other, _ = new_key("other", tenant="t1", classes=("standard",))
+    over, _ = new_key("over", tenant="t1", expires=datetime.now(UTC) - timedelta(days=1))
+    for key in (good, other, over):
+        add_key(file, key)
+    tenant = TenantKey("t1")
+    access = Access(load_settings({"keys_file": str(file)}))
+    mine = access.absent(tenant, good.id, "batch")
+    assert mine == Caller(tenant, good.id, ("batch",), Rate(7, 60), key=good.id), "no answer of it is open"
+    assert [access.absent(tenant, key_id, "batch") for key_id in (other.id, over.id, "k0")] == [None] * 3
+    assert access.absent(TenantKey("t2"), good.id, "batch") is None
+    for nobody_s in (
+        access.absent(tenant, "", "batch"),
+        Access(load_settings({})).absent(tenant, "k", "batch"),
+    ):
+        assert nobody_s == Caller(tenant, "batch:t1")
 
 
 def test_keys_of_the_settings_are_one_tenant() -> None:
