@@ -19,7 +19,7 @@ from typing import Annotated
 import msgspec
 
 from schemas.errors import PenstockError
-from schemas.ids import TenantKey, is_key, model_key
+from schemas.ids import ANONYMOUS, TenantKey, is_key, model_key
 from schemas.requests import CLASSES, Klass
 
 KEY_PREFIX = "sk-penstock-"
@@ -95,6 +95,11 @@ def new_key(
         )
     if tenant and not is_key(tenant):
         raise KeyFileError("a tenant has 1 to 64 of a-z, 0-9, `_` and `-`")
+    if not tenant and default_tenant(name) == ANONYMOUS:
+        raise KeyFileError(
+            f"the tenant {ANONYMOUS} is that of everybody where no key is needed, and of the setting api_keys: "
+            f"choose another name, or say --tenant {ANONYMOUS}"
+        )
     text = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
     key = Key(
         id=f"k{secrets.token_hex(ID_BYTES)}",

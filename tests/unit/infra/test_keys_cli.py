@@ -45,6 +45,14 @@ def created(*words: str) -> dict[str, Any]:
     return dict(json.loads(keys("create", *words, "--json")))
 
 
+def test_no_key_gets_the_tenant_of_everybody_by_its_name_alone(file: Path) -> None:
+    assert "--tenant public" in refusal("create", "public")
+    assert not file.exists()
+    assert created("public", "--tenant", "public")["tenant"] == "public"
+    assert created("Public")["tenant"] != "public"
+    assert created("someone", "--tenant", "public")["tenant"] == "public"
+
+
 def test_a_key_is_printed_once_and_kept_as_its_hash(file: Path) -> None:
     text = keys("create", "alice").strip()
     assert text.startswith(KEY_PREFIX)
