@@ -34,7 +34,6 @@ GENERATION_PROBLEMS = (
     "queue_full",
     "quota_exceeded",
     "no_slot",
-    "too_late",
     "no_workers",
     "edge_full",
     "output_full",

@@ -43,6 +43,11 @@ class Problem(NamedTuple):
         return ERRORS[self.reason]
 
 
+AWAY = Problem("broker_away", "the broker is away")
+NOT_STORED = Problem("broker_away", "the broker is away; the request was not stored")
+LOST = Problem("log_lost", "a record of the output log cannot be read")
+
+
 def problem_of(end: End) -> Problem | None:
     """What an END says to the client; None if the request ended well."""
     if end.status == "ok":

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge.errors import Problem
+from edge.errors import NOT_STORED, Problem
 from edge.idempotency import State, choose, mismatch, rids_of, same_body
 from edge.lookup import Found, Lookup
 from edge.publishing import RETRY_WAIT_S
@@ -66,7 +66,7 @@ class Lineages:
             async with asyncio.timeout(self._timeout_s):
                 return await self._resolve_patiently(tenant, key, fingerprint)
         except TimeoutError:
-            return Problem("broker_away", "the broker is away; the request was not stored")
+            return NOT_STORED
 
     async def newest(self, tenant: TenantKey, key: str) -> RequestId | None:
         """The newest request of a key; None: it has none (any more). Raises BrokerAway, and ValueError as `resolve`."""

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from edge import ends
 from edge.closer import Closer
 from edge.desk import Desk, refuse
-from edge.errors import Problem
+from edge.errors import AWAY, LOST, Problem
 from edge.gate import Permit, Settled
 from edge.lookup import Found, Lookup
 from edge.manner import AS_EVER, Manner
@@ -38,8 +38,6 @@ READ_RETRY_WAIT_S = 0.05
 """A follower lags by milliseconds; one that is behind for a second is on its way out."""
 
 CountIn = Callable[[], Awaitable[Permit | Problem]]
-
-LOST = Problem("log_lost", "a record of the output log cannot be read")
 
 
 class RequestsApi:
@@ -142,7 +140,7 @@ class RequestsApi:
         try:
             return replace(found, ctl=await self._closer.close(tenant, rid, ends.CANCELLED))
         except BrokerAway:
-            return _away()
+            return AWAY
         except StreamFull:
             return Problem("output_full", "there is no room for the end of the request now")
 
@@ -171,7 +169,7 @@ class RequestsApi:
             view = found.view or await self._guess(tenant, RequestId(rid), found)
             return replace(found, view=view)
         except BrokerAway:
-            return _away()
+            return AWAY
         except ValueError:
             return LOST
 
@@ -212,7 +210,7 @@ class RequestsApi:
         try:
             return [] if found.ctl is None else await self._entries(tenant, rid, found.ctl)
         except BrokerAway:
-            return _away()
+            return AWAY
         except ValueError:
             return LOST
 
@@ -229,7 +227,3 @@ class RequestsApi:
 
 def _shown(page: Page) -> Response:
     return Response(msgspec.json.encode(page), media_type="application/json")
-
-
-def _away() -> Problem:
-    return Problem("broker_away", "the broker is away")

@@ -27,7 +27,7 @@ from edge.counts.limits import limits as count_limits
 from edge.counts.service import SharedCounts
 from edge.desk import Desk, refuse
 from edge.dialect import Asked, Dialect
-from edge.errors import Problem
+from edge.errors import LOST, Problem
 from edge.forecast.door import Door, DoorLimits
 from edge.forecast.doorkeeper import Doorkeeper
 from edge.gate import Entering, Gate, Permit, Settled
@@ -41,7 +41,7 @@ from edge.publisher import Publisher
 from edge.rates.limit import Rates
 from edge.reader import LogSources
 from edge.registry import Registry
-from edge.requests_api import LOST, RequestsApi
+from edge.requests_api import RequestsApi
 from edge.responses.quota import ResponsesQuota
 from edge.waiting_room import WaitingRoom
 from edge.wishes import WishDefaults, Wishes, wishes_of

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from edge.call import Call
 from edge.desk import refuse
-from edge.errors import Problem
+from edge.errors import AWAY, Problem
 from schemas.errors import BrokerAway, StreamFull
 
 FILES_FULL = Problem("files_full", "there is no room for more files: delete some, or try again later")
@@ -24,7 +24,7 @@ def told(handle: Handle) -> Callable[[Call], Awaitable[Response]]:
         try:
             said = await handle(call)
         except BrokerAway:
-            said = Problem("broker_away", "the broker is away")
+            said = AWAY
         except StreamFull:
             said = FILES_FULL
         return refuse(said, errors=call.errors) if isinstance(said, Problem) else said

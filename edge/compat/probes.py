@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from edge.accounts import RECENT
 from edge.compat.numbers import numbers_of
 from edge.compat.styles import EVENT_ERRORS
-from edge.errors import Problem
+from edge.errors import AWAY
 from edge.problem_response import ProblemResponse
 from edge.service import Edge
 from infra import telemetry
@@ -28,7 +28,7 @@ def add(app: FastAPI, edge: Edge) -> None:
     async def healthz() -> Response:
         if edge.bus.connected:
             return _json({"status": "ok"})
-        return ProblemResponse(Problem("broker_away", "the broker is away"), errors=EVENT_ERRORS)
+        return ProblemResponse(AWAY, errors=EVENT_ERRORS)
 
     @app.get("/metrics", response_class=Response)
     async def metrics(request: Request) -> Response:

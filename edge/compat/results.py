@@ -7,10 +7,9 @@ from starlette.responses import Response
 
 from edge.call import Call
 from edge.compat.predict import is_own_id
-from edge.errors import Problem
+from edge.errors import AWAY, LOST, Problem
 from edge.pages import Page
 from edge.problem_response import ProblemResponse
-from edge.requests_api import LOST
 from edge.service import Edge
 from schemas.errors import ERRORS, BrokerAway
 from schemas.ids import TenantKey
@@ -55,7 +54,7 @@ class Results:
         try:
             rid = await self._edge.lineages.newest(tenant, name)
         except BrokerAway:
-            return Problem("broker_away", "the broker is away")
+            return AWAY
         except ValueError:
             return LOST
         return page if rid is None else await self._edge.requests.page(tenant, rid)

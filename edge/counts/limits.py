@@ -8,15 +8,13 @@ from functools import partial
 from edge.call import Caller
 from edge.counts.leftover import Leftovers
 from edge.counts.service import SharedCounts
-from edge.errors import Problem
+from edge.errors import NOT_STORED, Problem
 from edge.gate import Entering, Limit, Pass, Settled
 from edge.registry import Registry
 from infra.settings import Settings
 from schemas.ids import ModelKey, is_key, model_key
 from schemas.quotas import QUOTA_EXCEEDED, model_full, streams_full, tenant_full
 from schemas.requests import RequestMeta
-
-AWAY = Problem("broker_away", "the broker is away; the request was not stored")
 
 
 def limits(settings: Settings, counts: SharedCounts, leftovers: Leftovers, registry: Registry) -> list[Limit]:
@@ -50,7 +48,7 @@ class StreamsLimit:
         said = await self._counts.enter(key, caller.streams_max)
         if said == "admitted":
             return Pass(settle=lambda _settled: self._counts.leave(key))
-        return AWAY if said == "away" else Problem(QUOTA_EXCEEDED, streams_full(caller.streams_max))
+        return NOT_STORED if said == "away" else Problem(QUOTA_EXCEEDED, streams_full(caller.streams_max))
 
 
 class TenantLimit:
@@ -74,7 +72,7 @@ class TenantLimit:
         said = await self._counts.enter(key, self._queue_max)
         if said == "admitted":
             return Pass(settle=_until_end(self._counts, self._leftovers, key, entering, self._time_left_s))
-        return AWAY if said == "away" else Problem(QUOTA_EXCEEDED, tenant_full(self._queue_max))
+        return NOT_STORED if said == "away" else Problem(QUOTA_EXCEEDED, tenant_full(self._queue_max))
 
 
 class ModelLimit:
@@ -108,7 +106,7 @@ class ModelLimit:
         if said == "admitted":
             return Pass(settle=_until_end(self._counts, self._leftovers, key, entering, self._time_left_s))
         if said == "away":
-            return AWAY
+            return NOT_STORED
         if slots == bound:
             what = f"all {slots} slots of the model `{card.name}` are taken, and nothing is queued here"
             return Problem("no_slot", what)

@@ -17,13 +17,12 @@ from edge.call import Call
 from edge.desk import refuse
 from edge.dialects import RESPONSE
 from edge.endpoint import Endpoint
-from edge.errors import Problem, problem_of
+from edge.errors import AWAY, LOST, Problem, problem_of
 from edge.lookup import Found
 from edge.manner import Manner
 from edge.openapi.headers import FOLLOWING, LISTING
 from edge.position import position_asked
 from edge.problem_response import ProblemResponse
-from edge.requests_api import LOST
 from edge.responses.answers import Receipt, WholeResponse
 from edge.responses.body import ResponseBody, decode_response
 from edge.responses.described import ResponseEvent, ResponseObject
@@ -41,8 +40,6 @@ from schemas.ids import RequestId, TenantKey, is_request_id
 from schemas.requests import View
 
 _EXAMPLE = {"input": "Tell me about rivers.", "max_output_tokens": 32}
-
-AWAY = Problem("broker_away", "the broker is away")
 
 
 @dataclass(frozen=True)

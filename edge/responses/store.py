@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from edge.errors import Problem
+from edge.errors import NOT_STORED, Problem
 from edge.idempotency import mismatch, same_body
 from edge.publishing import RETRY_WAIT_S, TRY_TIMEOUT_S
 from edge.responses.quota import ResponsesQuota
@@ -85,7 +85,7 @@ class ResponseStore:
                     return await self._keep(tenant, rid, record, payload)
                 wait_s = RETRY_WAIT_S if self._js.bus.connected else give_up_at - now()
                 if now() >= give_up_at or not await stay.wait(wait_s):
-                    return Problem("broker_away", "the broker is away; the request was not stored")
+                    return NOT_STORED
 
     async def _keep(
         self, tenant: TenantKey, rid: RequestId, record: Record, payload: bytes
