@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from edge.call import Caller
 from edge.counts.leftover import Leftovers
@@ -20,14 +21,14 @@ from schemas.requests import RequestMeta
 def limits(settings: Settings, counts: SharedCounts, leftovers: Leftovers, registry: Registry) -> list[Limit]:
     """What the settings ask for of requests. The model's comes last: a slot that is counted is used by whoever is let
     in."""
-    timeouts = partial(_time_left_s, settings)
-    found: list[Limit] = []
+    time_left_s = partial(_time_left_s, settings)
+    bounds: list[Callable[[Entering], Bound]] = []
     if settings.tenant_queue_max:
-        found.append(TenantLimit(counts, leftovers, settings.tenant_queue_max, timeouts))
+        bounds.append(partial(_of_tenant, settings.tenant_queue_max))
     if settings.model_queue_max or settings.queue_mode == "reject":
-        slots = registry.slots if settings.queue_mode == "reject" else None
-        found.append(ModelLimit(counts, leftovers, settings.model_queue_max, slots, timeouts))
-    return found
+        slots_of = registry.slots if settings.queue_mode == "reject" else None
+        bounds.append(partial(_of_model, settings.model_queue_max, slots_of))
+    return [RequestsLimit(counts, leftovers, bound_of, time_left_s) for bound_of in bounds]
 
 
 class StreamsLimit:
@@ -51,86 +52,64 @@ class StreamsLimit:
         return NOT_STORED if said == "away" else Problem(QUOTA_EXCEEDED, streams_full(caller.streams_max))
 
 
-class TenantLimit:
-    """Requests of one tenant, queued or running."""
+class Bound(NamedTuple):
+    """Requests that are counted together, under `key`: at most `most`, and `full` is what the next one is told."""
+
+    key: str
+    most: int
+    full: Problem
+
+
+class RequestsLimit:
+    """Requests that are queued or running. `bound_of` says what one is counted with."""
 
     def __init__(
         self,
         counts: SharedCounts,
         leftovers: Leftovers,
-        queue_max: int,
+        bound_of: Callable[[Entering], Bound],
         time_left_s: Callable[[RequestMeta], float],
     ) -> None:
         self._counts = counts
         self._leftovers = leftovers
-        self._queue_max = queue_max
+        self._bound_of = bound_of
         self._time_left_s = time_left_s
 
     async def enter(self, entering: Entering) -> Pass | Problem:
         """Counted until the request's end."""
-        key = _key("tenant", entering.arrival.tenant)
-        said = await self._counts.enter(key, self._queue_max)
+        key, most, full = self._bound_of(entering)
+        if most == 0:
+            return full
+        said = await self._counts.enter(key, most)
         if said == "admitted":
-            return Pass(settle=_until_end(self._counts, self._leftovers, key, entering, self._time_left_s))
-        return NOT_STORED if said == "away" else Problem(QUOTA_EXCEEDED, tenant_full(self._queue_max))
+            return Pass(settle=partial(self._settle, key, entering))
+        return NOT_STORED if said == "away" else full
 
-
-class ModelLimit:
-    """Requests for one model, queued or running. `slots`: in reject mode, how many its live workers have."""
-
-    def __init__(
-        self,
-        counts: SharedCounts,
-        leftovers: Leftovers,
-        queue_max: int,
-        slots: Callable[[ModelKey], int] | None,
-        time_left_s: Callable[[RequestMeta], float],
-    ) -> None:
-        self._counts = counts
-        self._leftovers = leftovers
-        self._queue_max = queue_max
-        self._slots = slots
-        self._time_left_s = time_left_s
-
-    async def enter(self, entering: Entering) -> Pass | Problem:
-        """Counted until the request's end."""
-        card = entering.admitted.card
-        slots = None if self._slots is None else self._slots(ModelKey(card.key))
-        if slots == 0:
-            return Problem(
-                "no_slot", f"no worker serves the model `{card.name}` now, and nothing is queued here"
-            )
-        bound = min(bound for bound in (slots, self._queue_max or None) if bound is not None)
-        key = _key("model", card.key)
-        said = await self._counts.enter(key, bound)
-        if said == "admitted":
-            return Pass(settle=_until_end(self._counts, self._leftovers, key, entering, self._time_left_s))
-        if said == "away":
-            return NOT_STORED
-        if slots == bound:
-            what = f"all {slots} slots of the model `{card.name}` are taken, and nothing is queued here"
-            return Problem("no_slot", what)
-        return Problem(QUOTA_EXCEEDED, model_full(card.name, self._queue_max))
-
-
-def _until_end(
-    counts: SharedCounts,
-    leftovers: Leftovers,
-    key: str,
-    entering: Entering,
-    time_left_s: Callable[[RequestMeta], float],
-) -> Callable[[Settled], None]:
-    """What to do when the edge knows no more of a request that is counted under `key`."""
-    arrival = entering.arrival
-    leave = partial(counts.leave, key)
-
-    def settle(settled: Settled) -> None:
+    def _settle(self, key: str, entering: Entering, settled: Settled) -> None:
+        """This edge knows no more of a request that is counted under `key`."""
+        leave = partial(self._counts.leave, key)
         if settled.how == "left":
-            leftovers.watch(arrival.tenant, arrival.rid, time_left_s(entering.admitted.meta), leave)
+            arrival, meta = entering.arrival, entering.admitted.meta
+            self._leftovers.watch(arrival.tenant, arrival.rid, self._time_left_s(meta), leave)
         else:
             leave()
 
-    return settle
+
+def _of_tenant(queue_max: int, entering: Entering) -> Bound:
+    key = _key("tenant", entering.arrival.tenant)
+    return Bound(key, queue_max, Problem(QUOTA_EXCEEDED, tenant_full(queue_max)))
+
+
+def _of_model(queue_max: int, slots_of: Callable[[ModelKey], int] | None, entering: Entering) -> Bound:
+    """`slots_of`: in reject mode, how many slots a model's live workers have."""
+    card = entering.admitted.card
+    key = _key("model", card.key)
+    slots = None if slots_of is None else slots_of(ModelKey(card.key))
+    if slots is None or 0 < queue_max < slots:
+        return Bound(key, queue_max, Problem(QUOTA_EXCEEDED, model_full(card.name, queue_max)))
+    model = f"the model `{card.name}`"
+    why = f"all {slots} slots of {model} are taken" if slots else f"no worker serves {model} now"
+    return Bound(key, slots, Problem("no_slot", f"{why}, and nothing is queued here"))
 
 
 def _time_left_s(settings: Settings, meta: RequestMeta) -> float:
