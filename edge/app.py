@@ -19,13 +19,17 @@ from edge.compat import probes
 from edge.desk import refuse
 from edge.endpoint import Endpoint
 from edge.endpoints import endpoints
-from edge.errors import OPENAI_ERRORS, ErrorStyle, Problem
+from edge.errors import AWAY, OPENAI_ERRORS, REFUSED, ErrorStyle, Problem
 from edge.openapi.pages import add_document
 from edge.problem_response import ProblemResponse
 from edge.service import Edge
+from infra.logs import get_logger
+from schemas.errors import BrokerAway, BrokerRefused
 
 JSON = "application/json"
 UNEXPECTED = Problem("internal", "something went wrong on our side")
+
+_log = get_logger("edge")
 
 
 class EdgeApp:
@@ -53,7 +57,8 @@ class EdgeApp:
 
 
 class Place:
-    """All endpoints of one path, by their methods."""
+    """All endpoints of one path, by their methods. A broker that fails one of them fails nobody else: it is told in the
+    path's style, here for all of them."""
 
     def __init__(self, edge: Edge, by_method: dict[str, Endpoint]) -> None:
         self._edge = edge
@@ -65,6 +70,11 @@ class Place:
             response = await self._answer(Request(scope, receive))
         except ClientDisconnect:
             return
+        except BrokerAway:
+            response = refuse(AWAY, errors=self._errors)
+        except BrokerRefused as error:
+            _log.warning("the broker refuses", path=scope["path"], error=str(error))
+            response = refuse(REFUSED, errors=self._errors)
         except Exception:
             # Nothing has been sent yet. The server logs what is raised.
             await ProblemResponse(UNEXPECTED, errors=self._errors)(scope, receive, send)

@@ -45,6 +45,7 @@ class Problem(NamedTuple):
 
 AWAY = Problem("broker_away", "the broker is away")
 NOT_STORED = Problem("broker_away", "the broker is away; the request was not stored")
+REFUSED = Problem("broker_away", "the broker cannot do this now")
 LOST = Problem("log_lost", "a record of the output log cannot be read")
 
 

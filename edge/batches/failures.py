@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from edge.call import Call
 from edge.desk import refuse
-from edge.errors import AWAY, Problem
-from schemas.errors import BrokerAway, StreamFull
+from edge.errors import Problem
+from schemas.errors import StreamFull
 
 FILES_FULL = Problem("files_full", "there is no room for more files: delete some, or try again later")
 
@@ -18,13 +18,11 @@ Handle = Callable[[Call], Awaitable[Response | Problem]]
 
 
 def told(handle: Handle) -> Callable[[Call], Awaitable[Response]]:
-    """`handle` as an endpoint has it: problems, and a broker that is away or full, are answers."""
+    """`handle` as an endpoint has it: problems, and a stream that is full, are answers."""
 
     async def answer(call: Call) -> Response:
         try:
             said = await handle(call)
-        except BrokerAway:
-            said = AWAY
         except StreamFull:
             said = FILES_FULL
         return refuse(said, errors=call.errors) if isinstance(said, Problem) else said

@@ -7,11 +7,11 @@ from starlette.responses import Response
 
 from edge.call import Call
 from edge.compat.predict import is_own_id
-from edge.errors import AWAY, LOST, Problem
+from edge.errors import LOST, Problem
 from edge.pages import Page
 from edge.problem_response import ProblemResponse
 from edge.service import Edge
-from schemas.errors import ERRORS, BrokerAway
+from schemas.errors import ERRORS
 from schemas.ids import TenantKey
 
 PENDING_STATUS = 202
@@ -53,8 +53,6 @@ class Results:
             return page
         try:
             rid = await self._edge.lineages.newest(tenant, name)
-        except BrokerAway:
-            return AWAY
         except ValueError:
             return LOST
         return page if rid is None else await self._edge.requests.page(tenant, rid)

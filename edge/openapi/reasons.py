@@ -24,7 +24,7 @@ REASONS: dict[str, str] = {
     "no_slot": "No slot is free, and this server does not queue.",
     "too_late": "The request could not be done by its deadline.",
     "no_workers": "Nobody serves the model now.",
-    "broker_away": "The broker is away. Nothing was stored.",
+    "broker_away": "The broker is away, or cannot do this now. No request was stored.",
     "edge_full": "This server has as many answers open as it may have.",
     "output_full": "There is no room for more output now.",
     "files_full": "There is no room for more files, or for more responses that are kept.",

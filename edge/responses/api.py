@@ -17,7 +17,7 @@ from edge.call import Call
 from edge.desk import refuse
 from edge.dialects import RESPONSE
 from edge.endpoint import Endpoint
-from edge.errors import AWAY, LOST, Problem, problem_of
+from edge.errors import LOST, Problem, problem_of
 from edge.lookup import Found
 from edge.manner import Manner
 from edge.openapi.headers import FOLLOWING, LISTING
@@ -35,7 +35,6 @@ from edge.responses.store import ResponseStore
 from edge.responses.translate import Translated, translate
 from edge.service import Edge
 from edge.wishes import KEY_HEADER, ON_DISCONNECT_HEADER
-from schemas.errors import BrokerAway
 from schemas.ids import RequestId, TenantKey, is_request_id
 from schemas.requests import View
 
@@ -97,8 +96,6 @@ class ResponsesApi:
         if isinstance(seen, Problem):
             return ProblemResponse(seen, errors=call.errors)
         clock = await self._clock(call.caller.tenant, kept)
-        if isinstance(clock, Problem):
-            return ProblemResponse(clock, errors=call.errors)
         permit = await self._edge.open_answer(call.caller)
         if isinstance(permit, Problem):
             return refuse(permit, errors=call.errors)
@@ -125,10 +122,7 @@ class ResponsesApi:
         found = await self._requests.end(call.caller.tenant, kept.rid, kept.found)
         if isinstance(found, Problem):
             return ProblemResponse(found, errors=call.errors)
-        try:
-            await self._store.drop(call.caller.tenant, kept.record, kept.seq)
-        except BrokerAway:
-            return ProblemResponse(AWAY, errors=call.errors)
+        await self._store.drop(call.caller.tenant, kept.record, kept.seq)
         return _json(Deleted(f"{RESPONSE_PREFIX}{kept.rid}"))
 
     async def input_items(self, call: Call) -> Response:
@@ -172,8 +166,6 @@ class ResponsesApi:
             return missing
         try:
             stored = await self._store.find(tenant, RequestId(rid))
-        except BrokerAway:
-            return AWAY
         except ValueError:
             return LOST
         if stored is None:
@@ -213,17 +205,12 @@ class ResponsesApi:
         if isinstance(entries, Problem):
             return ProblemResponse(entries, errors=call.errors)
         clock = await self._clock(tenant, kept)
-        if isinstance(clock, Problem):
-            return ProblemResponse(clock, errors=call.errors)
         shown = object_of(_shape_of(kept, clock), entries)
         return ProblemResponse(shown, kept.rid, call.errors) if isinstance(shown, Problem) else _json(shown)
 
-    async def _clock(self, tenant: TenantKey, kept: Kept) -> Callable[[], int] | Problem:
+    async def _clock(self, tenant: TenantKey, kept: Kept) -> Callable[[], int]:
         """When it was complete: the broker's word, or now for whoever sees it end."""
-        try:
-            ended_at = await self._requests.ended_at(tenant, kept.rid, kept.found)
-        except BrokerAway:
-            return AWAY
+        ended_at = await self._requests.ended_at(tenant, kept.rid, kept.found)
         return _now if ended_at is None else lambda: ended_at
 
 

@@ -102,7 +102,7 @@ async def test_a_line_that_breaks_something_breaks_nothing_else(
 async def test_a_line_that_the_broker_refuses_to_look_up_is_asked_for_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over HTTP that is somebody's 500; nobody else's answer, and not the edge, ends of it."""
+    """Over HTTP that is somebody's 503; nobody else's answer, and not the edge, ends of it."""
     monkeypatch.setattr(patience, "REFUSED_WAIT_S", 0.05)
     find, refusals = Lookup.find, iter(range(3))
 

@@ -224,7 +224,7 @@ async def test_a_look_that_fails_leaves_no_answer_counted(own_broker: embedded.B
         assert failed.status_code == 404
         looking = world.edge.requests._lookup
         world.edge.requests._lookup = Refusing(looking._js, looking._log)
-        assert (await read(world, "nobody" * 4)).status_code == 500
+        assert (await read(world, "nobody" * 4)).status_code == 503
         client = post(world)
         await finish(backend, 1)
         assert (await client).status_code == 200, "nothing else is open"

@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from edge.lookup import Lookup
+from edge.responses.store import ResponseStore
 from infra.broker import Broker
 from infra.settings import load_settings
-from schemas.errors import ERRORS
+from schemas.errors import ERRORS, BrokerAway, BrokerRefused
 from schemas.output import End
 from tests.integration.edge_under_test import CHAT, MESSAGES, MODEL, STREAMED, World, edge_on
 
@@ -83,3 +85,40 @@ async def test_a_bug_of_ours_is_a_500_in_the_same_shape(
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
         assert "a bug" not in answer.text
         assert (await http.get("/livez")).status_code == 200, "it goes on"
+
+
+@pytest.mark.parametrize(
+    "failure", [BrokerRefused("resource limits exceeded for server (10023)"), BrokerAway("")]
+)
+async def test_a_broker_that_fails_a_request_is_told_in_the_style_of_its_path(
+    world: World, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    async def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(Lookup, "find", fail)
+    monkeypatch.setattr(ResponseStore, "find", fail)
+    rid = "a" * 26
+    keyed = {"idempotency-key": "k"}
+    message = {"model": MODEL, "messages": MESSAGES, "max_tokens": 1}
+    async with world.http as http:
+        answers = [
+            await http.get(f"/v1/requests/{rid}"),
+            await http.get(f"/v1/responses/resp_{rid}"),
+            await http.delete(f"/v1/responses/resp_{rid}"),
+            await http.get(f"/v1/result/{rid}"),
+        ]
+        if isinstance(failure, BrokerRefused):  # for one that is away, requests wait
+            answers += [
+                await http.post(CHAT, json=STREAMED, headers=keyed),
+                await http.post("/v1/messages", json=message, headers=keyed),
+            ]
+    for answer in answers:
+        is_anthropic = answer.request.url.path == "/v1/messages"
+        assert answer.status_code == (529 if is_anthropic else 503), answer.text
+        assert answer.headers["retry-after"] == "1"
+        error = answer.json().get("error")
+        if is_anthropic:
+            assert error["details"] == {"error_code": "broker_away"}
+        elif "result/" not in answer.request.url.path:
+            assert error["code"] == "broker_away"
