@@ -254,14 +254,14 @@ async def test_a_request_that_is_cut_off_while_it_is_stored_counts_until_its_end
     """As a line of a batch that another edge goes on with: the broker may have it."""
     async with two_edges(own_broker, tenant_queue_max=1) as (backend, worlds):
         edge = worlds[0].edge
-        publish, is_stored = edge._publisher.publish, asyncio.Event()
+        publish, is_stored = edge._generation._publisher.publish, asyncio.Event()
 
         async def publish_unheard(arrival: Arrival, admitted: Admitted) -> Problem | Found | None:
             await publish(arrival, admitted)
             is_stored.set()
             return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
 
-        edge._publisher.publish = publish_unheard  # type: ignore[method-assign]
+        edge._generation._publisher.publish = publish_unheard  # type: ignore[method-assign]
         body = msgspec.json.encode({"model": MODEL, "messages": MESSAGES})
         answer = await edge.generate(CHAT_DIALECT, Call(Caller(), DETACHED, body))
         asking = asyncio.create_task(answer({"type": "http"}, never, never_mind))

@@ -178,7 +178,7 @@ async def test_without_a_broker_requests_are_held_and_then_refused(own_broker: B
         assert (await http.get("/readyz")).status_code == 503
         own_broker.start()
         # A word from the backend: it is back as well, and its subscriptions are known to the broker again.
-        world.edge._heard.clear()
+        world.edge._readiness._heard.clear()
         await world.edge.first_word(15)
         assert world.edge.ready
         asking = asyncio.create_task(http.post(CHAT, json=BODY))

@@ -165,7 +165,7 @@ async def test_nothing_is_fetched_for_who_is_not_let_in(
 
     monkeypatch.setattr(edge._images, "inline", inline)
     permits: list[Permit] = []
-    enter = edge._gate.enter
+    enter = edge._entrance.enter
 
     async def entering(one: Entering) -> Permit | Problem:
         permit = await enter(one)
@@ -173,7 +173,7 @@ async def test_nothing_is_fetched_for_who_is_not_let_in(
             permits.append(permit)
         return permit
 
-    monkeypatch.setattr(edge._gate, "enter", entering)
+    monkeypatch.setattr(edge._entrance, "enter", entering)
     assert (await stage.send("POST", CHAT, bearer(stage.bob), body=ASKED)).status_code == 403
     assert fetched == 0
     answer = await stage.send("POST", CHAT, bearer(stage.alice), body=ASKED)

@@ -58,6 +58,6 @@ async def test_what_was_never_stored_counts_until_that_is_certain(
     async with edge_on(load_settings({"nats_url": own_broker.url})) as world:
         over = asyncio.Event()
         begun = asyncio.get_running_loop().time()
-        world.edge._leftovers.watch(ANONYMOUS, RequestId("nobody" * 4), TIMEOUT_S, over.set)
+        world.edge._entrance._leftovers.watch(ANONYMOUS, RequestId("nobody" * 4), TIMEOUT_S, over.set)
         await until(over.is_set, within_s=5.0)
         assert asyncio.get_running_loop().time() - begun >= 0.2, "it may have been on its way"

@@ -44,7 +44,7 @@ async def hear(world: World, waiting: int, taken: int, *, slots: int = 4, free: 
         taken={"standard": taken},
     )
     world.backend.models = [state]
-    line = world.edge._door._forecast.line(state.card.key)
+    line = world.edge._entrance._door._forecast.line(state.card.key)
     await until(lambda: line._taken["standard"] == taken and line.waiting["standard"] == waiting)
     heard_at = line.heard_at
     await until(lambda: line.heard_at > heard_at)

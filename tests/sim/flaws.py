@@ -11,7 +11,7 @@ from math import inf
 from typing import Any
 
 from chaos.broker import consumer as broker_consumer
-from edge import service as edge_service
+from edge import generation
 from infra import jetstream
 from scheduler import fetching, fleet, window
 from scheduler.fleet import Fleet
@@ -187,7 +187,5 @@ def long_fetches() -> Iterator[None]:
 @contextmanager
 def client_text_in_subjects() -> Iterator[None]:
     """F12: a request is called what its client calls it."""
-    with replaced(
-        (edge_service, "request_id", lambda _: "x" * 5000), (subjects, "_rid", lambda token: token)
-    ):
+    with replaced((generation, "request_id", lambda _: "x" * 5000), (subjects, "_rid", lambda token: token)):
         yield
