@@ -13,7 +13,6 @@ import httpx
 
 from edge.call import Caller
 from infra.settings import Settings
-from scheduler.__main__ import ensure_streams
 from schemas.ids import TenantKey
 from schemas.output import End
 from tests.integration.edge_under_test import (
@@ -42,7 +41,6 @@ class TenantNamed:
 async def worlds_on(settings: Settings, count: int = 1, *, run: bool = True) -> AsyncIterator[list[World]]:
     """Edges at one backend; with `run` they run batches."""
     async with backend_on(settings) as backend, contextlib.AsyncExitStack() as stack:
-        await ensure_streams(backend.js, settings.model_copy(update={"request_timeout_max_s": 3000}))
         worlds = [
             await stack.enter_async_context(edge_at(settings, backend, f"edge-{number}"))
             for number in range(count)

@@ -21,21 +21,13 @@ from infra.bus import Bus
 from infra.jetstream import JetStream, expect_headers, fence_headers
 from infra.output_log import OutputLog
 from infra.settings import Settings
+from infra.stream_set import ensure_streams
 from schemas import dispatch, subjects
 from schemas.dispatch import EdgeBeat, Leader, ModelCard, ModelState
 from schemas.ids import RequestId, TenantKey, model_key
 from schemas.output import CtlRecord, Delta, End, Failed, Handoff, Lease, Tok, encode
 from schemas.requests import RequestMeta, parse_meta
-from schemas.streams import (
-    CONFIG_BUCKET,
-    REQUESTS,
-    bucket_stream,
-    counts_stream,
-    output_stream,
-    rates_stream,
-    requests_stream,
-    responses_stream,
-)
+from schemas.streams import REQUESTS
 
 MODEL = "Test/Model-1B"
 MESSAGES: list[Any] = [{"role": "user", "content": "hello"}]
@@ -198,32 +190,13 @@ async def raw_stream(port: int, **fields: Any) -> tuple[asyncio.StreamReader, as
     return reader, writer
 
 
-async def ensure_streams(js: JetStream, settings: Settings) -> None:
-    """REQUESTS, OUTPUT, RESPONSES, RATES and the edges' buckets, as a scheduler makes them."""
-    await js.ensure_stream(
-        requests_stream(queue_max=settings.queue_max, queue_bytes_max=settings.queue_bytes_max)
-    )
-    await js.ensure_stream(
-        output_stream(
-            output_bytes_max=settings.output_bytes_max,
-            retention_s=3600,
-            first_seq=int(time.time() * 1000) * 1000,
-        )
-    )
-    await js.ensure_stream(
-        responses_stream(responses_bytes_max=settings.responses_bytes_max, retention_s=3600)
-    )
-    await js.ensure_stream(bucket_stream(CONFIG_BUCKET))
-    await js.ensure_stream(rates_stream())
-    await js.ensure_stream(counts_stream())
-
-
 @contextlib.asynccontextmanager
-async def backend_on(settings: Settings) -> AsyncIterator[Backend]:
-    """A backend on a connection of its own, and the streams."""
+async def backend_on(settings: Settings, *, has_streams: bool = True) -> AsyncIterator[Backend]:
+    """A backend on a connection of its own, and the streams, as if a scheduler had been there."""
     failures: list[Exception] = []
     bus = await Bus.connect(settings.nats_url, name="backend", fail=failures.append)
-    await ensure_streams(JetStream(bus), settings)
+    if has_streams:
+        await ensure_streams(JetStream(bus), settings)
     backend = Backend(bus)
     try:
         yield backend

@@ -32,7 +32,7 @@ from tests.integration.batches_under_test import (
     upload,
     worlds_on,
 )
-from tests.integration.edge_under_test import CHAT, MESSAGES, World, edge_on, until
+from tests.integration.edge_under_test import CHAT, MESSAGES, World, backend_on, edge_at, until
 
 
 @pytest.fixture
@@ -244,7 +244,8 @@ async def test_a_full_store_refuses_new_files_and_leaves_room_for_results(own_br
 async def test_before_a_scheduler_has_made_the_streams_files_and_batches_wait_for_it(
     own_broker: Broker,
 ) -> None:
-    async with edge_on(load_settings({"nats_url": own_broker.url, "publish_timeout_s": 1})) as one:
+    settings = load_settings({"nats_url": own_broker.url, "publish_timeout_s": 1})
+    async with backend_on(settings, has_streams=False) as backend, edge_at(settings, backend) as one:
         async with one.http as http:
             answers = [
                 await upload(http, jsonl(1)),

@@ -13,13 +13,13 @@ from infra.bus import Bus
 from infra.jetstream import JetStream, expect_headers
 from infra.output_log import OutputLog
 from infra.settings import load_settings
+from infra.stream_set import ensure_streams
 from infra.wire import encode_headers
 from schemas import subjects
 from schemas.ids import ANONYMOUS, ModelKey, RequestId, TenantKey, fingerprint, model_key, request_id
 from schemas.output import CtlRecord, End, Failed, Handoff, Lease, encode
 from schemas.requests import RequestMeta, View, meta_headers
 from schemas.streams import REQUESTS
-from tests.integration.edge_under_test import ensure_streams
 
 BODY = b'{"prompt":"x"}'
 VIEW = View(dialect="completion", model="Test/Model-1B", created=7, stream=False, include_usage=True)

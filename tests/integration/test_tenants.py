@@ -20,7 +20,6 @@ from edge.endpoints import endpoints
 from infra.broker import Broker
 from infra.keys import add_key, new_key
 from infra.settings import load_settings
-from scheduler.__main__ import ensure_streams
 from schemas.output import End, Usage
 from tests.integration.batches_under_test import jsonl, upload
 from tests.integration.edge_under_test import CHAT, MESSAGES, MODEL, World, backend_on, edge_at
@@ -66,13 +65,16 @@ async def stage(own_broker: Broker, tmp_path: Path) -> AsyncIterator[Stage]:
         add_key(file, key)
         texts.append(text)
     settings = load_settings({"nats_url": own_broker.url, "keys_file": str(file)})
-    async with backend_on(settings) as backend:
-        await ensure_streams(backend.js, settings.model_copy(update={"request_timeout_max_s": 3000}))
-        async with edge_at(settings, backend) as world, world.http as alice, world.http as bob:
-            alice.headers["x-api-key"], bob.headers["x-api-key"] = texts
-            found = Stage(world, endpoints(world.edge), alice, bob, {})
-            await fill(found)
-            yield found
+    async with (
+        backend_on(settings) as backend,
+        edge_at(settings, backend) as world,
+        world.http as alice,
+        world.http as bob,
+    ):
+        alice.headers["x-api-key"], bob.headers["x-api-key"] = texts
+        found = Stage(world, endpoints(world.edge), alice, bob, {})
+        await fill(found)
+        yield found
 
 
 async def fill(stage: Stage) -> None:
