@@ -47,7 +47,7 @@ class EdgeApp:
             by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
         # An object as endpoint is called as it is: a function would be wrapped.
         self._router = Router(
-            [Route(path, Place(edge, by_method)) for path, by_method in by_path.items()],
+            [Route(path, Resource(edge, by_method)) for path, by_method in by_path.items()],
             redirect_slashes=False,
             default=_pages(edge, table),
         )
@@ -56,7 +56,7 @@ class EdgeApp:
         await self._router(scope, receive, send)
 
 
-class Place:
+class Resource:
     """All endpoints of one path, by their methods. A broker that fails one of them fails nobody else: it is told in the
     path's style, here for all of them."""
 

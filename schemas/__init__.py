@@ -18,4 +18,8 @@ scheduler   who runs what, when
 worker      one process that runs one model on an engine
 engine      what a worker runs a model on
 slot        room for one running request
+door        where an edge turns away what would be too late, or would take another one's place
+line        those who wait for one model, as an edge knows them
+place       where in its line a request stands; in a queue, room for one request
+prospect    what is ahead of one request: when its turn comes, or when to try again
 """

@@ -14,7 +14,7 @@ from edge.batches.asking import CLASS
 from edge.batches.contents import Contents
 from edge.batches.failures import FILES_FULL, as_json
 from edge.batches.files_api import PURPOSE, FilesApi
-from edge.batches.listing import page_of
+from edge.batches.listing import list_page
 from edge.batches.patience import patiently
 from edge.batches.quota import FilesQuota
 from edge.batches.records import COMPLETION_WINDOW_S, BatchObject, BatchRecord, Url
@@ -121,7 +121,7 @@ class BatchesApi:
         """The tenant's batches."""
         found = await self._batches.all_of(call.caller.tenant)
         dated = [(one.made_at, one.batch) for one in found]
-        page = page_of(dated, call.query, limit_default=LIST_DEFAULT, limit_max=LIST_MAX)
+        page = list_page(dated, call.query, limit_default=LIST_DEFAULT, limit_max=LIST_MAX)
         return page if isinstance(page, Problem) else as_json(page)
 
     async def show(self, call: Call) -> Response | Problem:

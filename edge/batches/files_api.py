@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 
 from edge.batches.contents import PART_BYTES, ContentGoneError, Contents, Part
 from edge.batches.failures import FILES_FULL, as_json
-from edge.batches.listing import page_of
+from edge.batches.listing import list_page
 from edge.batches.patience import patiently
 from edge.batches.quota import FilesQuota
 from edge.batches.records import FileObject, FileRecord
@@ -107,7 +107,7 @@ class FilesApi:
         dated = [
             (one.made_at, one.file) for one in found if _is_live(one) and purpose in (None, one.file.purpose)
         ]
-        page = page_of(dated, call.query, limit_default=LIST_MAX, limit_max=LIST_MAX)
+        page = list_page(dated, call.query, limit_default=LIST_MAX, limit_max=LIST_MAX)
         return page if isinstance(page, Problem) else as_json(page)
 
     async def show(self, call: Call) -> Response | Problem:

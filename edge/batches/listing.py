@@ -20,7 +20,7 @@ class HasId(Protocol):
 T = TypeVar("T", bound=HasId)
 
 
-class Page(msgspec.Struct, Generic[T], frozen=True):
+class ListPage(msgspec.Struct, Generic[T], frozen=True):
     """One page as OpenAI's API shows it."""
 
     data: list[T]
@@ -30,9 +30,9 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
     object: Literal["list"] = "list"
 
 
-def page_of(
+def list_page(
     dated: Iterable[tuple[float, T]], query: Mapping[str, str], *, limit_default: int, limit_max: int
-) -> Page[T] | Problem:
+) -> ListPage[T] | Problem:
     """The page that `query` asks for by `after`, `limit` and `order`, of objects with the times they were made at."""
     limit = query.get("limit", str(limit_default))
     if not (limit.isascii() and limit.isdigit() and len(limit) < 9 and 1 <= int(limit) <= limit_max):
@@ -50,4 +50,4 @@ def page_of(
         listed = listed[at + 1 :]
     shown = listed[: int(limit)]
     first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
-    return Page(shown, first, last, has_more=len(listed) > len(shown))
+    return ListPage(shown, first, last, has_more=len(listed) > len(shown))

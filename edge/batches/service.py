@@ -9,7 +9,7 @@ from edge.batches.batches_api import BatchesApi, CreateBatch
 from edge.batches.contents import Contents
 from edge.batches.failures import Handle, told
 from edge.batches.files_api import FileDeleted, FilesApi, UploadForm
-from edge.batches.listing import Page
+from edge.batches.listing import ListPage
 from edge.batches.quota import FilesQuota
 from edge.batches.records import BatchObject, BatchRecord, FileObject, FileRecord
 from edge.batches.runner import Absent, Means
@@ -92,7 +92,7 @@ class Batches:
                 "/v1/files",
                 told(files.list_files),
                 "Files",
-                gives=Page[FileObject],
+                gives=ListPage[FileObject],
                 problems=_STORE,
                 parameters=(*LISTING, Parameter("purpose", "query", str, "Only files for this.")),
             ),
@@ -133,7 +133,7 @@ class Batches:
                 "/v1/batches",
                 told(batches.list_batches),
                 "Batches",
-                gives=Page[BatchObject],
+                gives=ListPage[BatchObject],
                 problems=_STORE,
                 parameters=LISTING,
             ),

@@ -25,7 +25,7 @@ _decoder = msgspec.json.Decoder(dict[str, int])
 
 
 @dataclass(slots=True)
-class _Call:
+class _BucketCall:
     """A call under way: `newest` is the last ticket there was when it was sent, `batch` whom a write lets in, `count`
     what it tells of this edge."""
 
@@ -50,7 +50,7 @@ class Counter:
         self._revision: int | None = None
         self._fresh = -1
         self._must_write = False
-        self._call: _Call | None = None
+        self._call: _BucketCall | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -126,7 +126,7 @@ class Counter:
         actions: list[Action] = [Refuse(ticket) for ticket in full]
         if batch or self._is_dirty:
             count = self.held + len(batch)
-            self._call = _Call("write", newest, batch, count, others)
+            self._call = _BucketCall("write", newest, batch, count, others)
             value = others | {self._edge: count} if count else others
             actions.append(Write(self._key, msgspec.json.encode(value), self._revision))
         elif self.waiting:
@@ -143,7 +143,7 @@ class Counter:
         return self._must_write or self._stored != self.held
 
     def _read(self, newest: int) -> Read:
-        self._call = _Call("read", newest)
+        self._call = _BucketCall("read", newest)
         return Read(self._key)
 
 

@@ -60,7 +60,7 @@ class Thoughts:
 
 
 @dataclass
-class Call:
+class CallItem:
     """A function that the client shall call."""
 
     id: str

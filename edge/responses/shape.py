@@ -13,7 +13,7 @@ from edge.dialect import KEEP_ALIVE, Elapsed
 from edge.errors import DONE, Problem, error_object, problem_of
 from edge.openai_shape import encode
 from edge.relay import Tokens
-from edge.responses.output import Call, ItemStatus, Message, Thoughts, shown_logprob
+from edge.responses.output import CallItem, ItemStatus, Message, Thoughts, shown_logprob
 from edge.responses.record import NOTHING_ASKED
 from schemas.choices import Choice
 from schemas.output import Delta, End, ToolPiece
@@ -67,9 +67,9 @@ class ResponseShape:
         self._clock = clock
         self._number = 1
         self._is_begun = False
-        self._items: list[Message | Thoughts | Call] = []
+        self._items: list[Message | Thoughts | CallItem] = []
         self._open: Message | Thoughts | None = None
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, CallItem] = {}
         self._text_head = b""
         self._unshown: list[dict[str, Any]] = []
 
@@ -173,7 +173,7 @@ class ResponseShape:
         """All items; `status` is that of those which may grow."""
         last = self._items[-1] if self._items else None
         return [
-            item.shown(status if item is last or isinstance(item, Call) else "completed")
+            item.shown(status if item is last or isinstance(item, CallItem) else "completed")
             for item in self._items
         ]
 
@@ -229,7 +229,9 @@ class ResponseShape:
         if item is None:
             self._close("completed", frames)
             index = len(self._items)
-            item = Call(f"fc_{self._rid}_{index}", index, piece.id or f"call_{self._rid}_{index}", piece.name)
+            item = CallItem(
+                f"fc_{self._rid}_{index}", index, piece.id or f"call_{self._rid}_{index}", piece.name
+            )
             self._calls[piece.index] = item
             self._add(item, frames)
         if piece.arguments:
@@ -242,11 +244,11 @@ class ResponseShape:
         self._add(item, frames)
         return item
 
-    def _add(self, item: Message | Thoughts | Call, frames: list[bytes]) -> None:
+    def _add(self, item: Message | Thoughts | CallItem, frames: list[bytes]) -> None:
         self._items.append(item)
         fields = {"output_index": item.index, "item": item.shown("in_progress")}
         frames.append(self._event("response.output_item.added", fields))
-        if isinstance(item, Call):
+        if isinstance(item, CallItem):
             return
         self._open = item
         part = {**_at(item), "content_index": 0, "part": item.part()}
@@ -283,7 +285,7 @@ class ResponseShape:
         frames.append(self._event("response.content_part.done", {**place, "part": part}))
         frames.append(self._done(item, status))
 
-    def _done(self, item: Message | Thoughts | Call, status: ItemStatus) -> bytes:
+    def _done(self, item: Message | Thoughts | CallItem, status: ItemStatus) -> bytes:
         fields = {"output_index": item.index, "item": item.shown(status)}
         return self._event("response.output_item.done", fields)
 
@@ -308,7 +310,7 @@ class ResponseShape:
         completed_at = None if self._clock is None else self._clock()
         return self._object("completed", output) | usage | {"completed_at": completed_at}
 
-    def _status_of(self, item: Message | Thoughts | Call, end: End) -> ItemStatus:
+    def _status_of(self, item: Message | Thoughts | CallItem, end: End) -> ItemStatus:
         return self._last_status(end) if item is self._items[-1] else "completed"
 
     def _last_status(self, end: End) -> ItemStatus:
@@ -341,7 +343,7 @@ def recordless(rid: str, model: str, created: int, *, include_usage: bool) -> Re
     return ResponseShape(rid, model, created)
 
 
-def _at(item: Message | Thoughts | Call) -> dict[str, Any]:
+def _at(item: Message | Thoughts | CallItem) -> dict[str, Any]:
     return {"item_id": item.id, "output_index": item.index}
 
 

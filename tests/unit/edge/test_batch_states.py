@@ -12,7 +12,7 @@ from openai.types import Batch
 from openai.types import FileObject as OpenAIFile
 
 from edge.batches import records
-from edge.batches.listing import Page, page_of
+from edge.batches.listing import ListPage, list_page
 from edge.batches.records import BatchObject, BatchRecord, Counts, FileObject, LineFault
 from edge.batches.results import EXPIRED, Tally, answered, encode, unanswered
 from edge.batches.tries import WAIT_MAX_S, WAIT_MIN_S, Answer, Tries
@@ -216,8 +216,8 @@ def file(number: int) -> FileObject:
 FILES = [(float(number // 2), file(number)) for number in range(7)]
 
 
-def listed(**query: str) -> Page[FileObject]:
-    page = page_of(FILES[::-1], query, limit_default=5, limit_max=6)
+def listed(**query: str) -> ListPage[FileObject]:
+    page = list_page(FILES[::-1], query, limit_default=5, limit_max=6)
     assert not isinstance(page, Problem)
     return page
 
@@ -236,8 +236,8 @@ def test_pages_together_are_the_list(order: str, limit: int) -> None:
 
 def test_a_list_shows_the_newest_first_and_can_be_empty() -> None:
     assert [one.id for one in listed().data] == [f"file-{number}" for number in (6, 5, 4, 3, 2)]
-    nothing: Page[FileObject] | Problem = page_of([], {}, limit_default=5, limit_max=6)
-    assert isinstance(nothing, Page)
+    nothing: ListPage[FileObject] | Problem = list_page([], {}, limit_default=5, limit_max=6)
+    assert isinstance(nothing, ListPage)
     assert (nothing.data, nothing.first_id, nothing.last_id, nothing.has_more) == ([], None, None, False)
     OpenAIFile.model_validate(to_builtins(file(1)), strict=True)
 
@@ -247,6 +247,6 @@ def test_a_list_shows_the_newest_first_and_can_be_empty() -> None:
     [{"limit": "0"}, {"limit": "7"}, {"limit": "-1"}, {"limit": "x"}, {"order": "up"}, {"after": "file-9"}],
 )
 def test_a_page_that_cannot_be_shown_names_the_fault(query: dict[str, str]) -> None:
-    problem = page_of(FILES, query, limit_default=5, limit_max=6)
+    problem = list_page(FILES, query, limit_default=5, limit_max=6)
     assert isinstance(problem, Problem)
     assert (problem.reason, problem.param) == ("bad_request", next(iter(query)))
