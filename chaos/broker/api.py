@@ -19,6 +19,9 @@ _NEVER = "0001-01-01T00:00:00Z"
 _BATCH_MAX = 1024
 """Messages of one direct get, at most."""
 
+_SUBJECTS_MAX = 100_000
+"""Subjects in one answer, at most."""
+
 _Answer = dict[str, Any]
 
 
@@ -58,6 +61,7 @@ class Api:
         self._calls = {
             b"STREAM.CREATE": ("stream_create_response", self._stream_create),
             b"STREAM.INFO": ("stream_info_response", self._stream_info),
+            b"STREAM.PURGE": ("stream_purge_response", self._stream_purge),
             b"STREAM.DELETE": ("stream_delete_response", self._stream_delete),
             b"STREAM.MSG.GET": ("stream_msg_get_response", self._msg_get),
             b"STREAM.MSG.DELETE": ("stream_msg_delete_response", self._msg_delete),
@@ -135,12 +139,29 @@ class Api:
             stream = self._host.open_stream(config)
         return {**self._stream_facts(stream), "did_create": True}
 
-    def _stream_info(self, name: str, _consumer: str, _body: bytes) -> _Answer:
-        return {"total": 0, "offset": 0, "limit": 0, **self._stream_facts(self._stream(name))}
+    def _stream_info(self, name: str, _consumer: str, body: bytes) -> _Answer:
+        stream = self._stream(name)
+        answer = {"total": 0, "offset": 0, "limit": 0, **self._stream_facts(stream)}
+        asked = _object.decode(body) if body else {}
+        if asked.get("subjects_filter"):
+            counts = stream.counts_by_subject(asked["subjects_filter"].encode())
+            offset = asked.get("offset", 0)
+            page = dict(sorted(counts.items())[offset : offset + _SUBJECTS_MAX])
+            answer |= {"total": len(counts), "offset": offset, "limit": _SUBJECTS_MAX}
+            answer["state"] |= {"subjects": page} if page else {}
+        return answer
 
     def _stream_delete(self, name: str, _consumer: str, _body: bytes) -> _Answer:
         self._host.close_stream(self._stream(name))
         return {"success": True}
+
+    def _stream_purge(self, name: str, _consumer: str, body: bytes) -> _Answer:
+        stream = self._stream(name)
+        pattern = _object.decode(body).get("filter", ">") if body else ">"
+        purged = stream.sequences(pattern.encode(), 0)
+        for seq in purged:
+            stream.remove(seq, "purged")
+        return {"success": True, "purged": len(purged)}
 
     def _msg_get(self, name: str, _consumer: str, body: bytes) -> _Answer:
         stream = self._stream(name)

@@ -89,6 +89,8 @@ class Refused(Exception):
 
 def stream_config(given: dict[str, Any]) -> dict[str, Any]:
     """`given` with what the server adds. Raises Refused."""
+    if given.get("allow_msg_counter"):
+        _check_counters(given)
     config = _complete(given, _STREAM_DEFAULTS, _STREAM_OPTIONAL, _STREAM_VALUES)
     for limit in ("max_msgs", "max_bytes", "max_msgs_per_subject"):
         config[limit] = config[limit] or -1
@@ -111,6 +113,15 @@ def consumer_config(given: dict[str, Any], name: str) -> dict[str, Any]:
         raise Refused(400, 10017, "consumer name in subject does not match durable name in request")
     config["name"] = name
     return config
+
+
+def _check_counters(given: dict[str, Any]) -> None:
+    if given.get("discard") == "new":
+        raise Refused(500, 10052, "counter stream cannot use discard new")
+    if given.get("retention", "limits") != "limits":
+        raise Refused(500, 10052, "counter stream can only use limits retention")
+    if given.get("allow_msg_ttl"):
+        raise Refused(500, 10052, "counter stream cannot use message TTLs")
 
 
 def _complete(

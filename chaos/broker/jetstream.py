@@ -161,10 +161,7 @@ class JetStream:
         if isinstance(outcome, Message):
             self._stored(stream, outcome)
         if reply and not (lose_ack is not None and lose_ack(subject.decode())):
-            ending = b"}" if isinstance(outcome, Message) else b',"duplicate": true}'
-            self._answer(
-                reply, b"", b'{"stream":"%b","seq":%d%b' % (stream.name.encode(), outcome.seq, ending)
-            )
+            self._answer(reply, b"", _confirmation(stream, outcome))
         for consumer in self.consumers[stream.name].values():
             if not consumer.is_idle():
                 self._pump(consumer)
@@ -291,6 +288,13 @@ class JetStream:
         alarm = self._alarms.pop(one, None)
         if alarm is not None:
             alarm.cancel()
+
+
+def _confirmation(stream: Stream, outcome: Message | Duplicate) -> bytes:
+    ending = b',"duplicate": true}'
+    if isinstance(outcome, Message):
+        ending = b"," + outcome.payload[1:] if stream.counts else b"}"
+    return b'{"stream":"%b","seq":%d%b' % (stream.name.encode(), outcome.seq, ending)
 
 
 def _refusal(stream: str, refusal: Refusal) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 from chaos.broker import protocol
 from chaos.broker.config import NS_PER_S
 from chaos.broker.interest import is_wildcard, matcher
@@ -14,6 +16,7 @@ EXPIRY_DELAY_S = 0.25
 
 _EXPECTED = b"\r\nNats-Expected-Last-Subject-Sequence:"
 _EXPECTED_ON = b"\r\nNats-Expected-Last-Subject-Sequence-Subject:"
+_INCREMENT = b"\r\nNats-Incr:"
 _MSG_ID = b"\r\nNats-Msg-Id:"
 _FILE_OVERHEAD = 30
 """Bytes of a stored message besides subject, headers and payload, in a file; four more with headers."""
@@ -66,6 +69,8 @@ class Stream:
         if republish is not None:
             self.republish = (republish["src"][:-1].encode(), republish["dest"][:-1].encode())
         self._first: int = self.last_seq + 1
+        self.counts: bool = config.get("allow_msg_counter", False)
+        """Whether its messages are additions: the newest one of a subject says the sum."""
         self._on_removed = on_removed
         self._by_subject: dict[bytes, list[int]] = {}
         self._under: dict[bytes, dict[bytes, None]] = {}
@@ -74,7 +79,6 @@ class Stream:
         self._max_bytes: int = config["max_bytes"]
         self._max_per_subject: int = config["max_msgs_per_subject"]
         self._refuses_new: bool = config["discard"] == "new"
-        self._counts: bool = config.get("allow_msg_counter", False)
         self._refuses_per_subject: bool = config.get("discard_new_per_subject", False)
         self._max_age_s: float = config["max_age"] / NS_PER_S
         self._window_s: float = config["duplicate_window"] / NS_PER_S
@@ -96,8 +100,10 @@ class Stream:
         self, subject: bytes, headers: bytes, payload: bytes, now: float
     ) -> Message | Duplicate | Refusal:
         """Stores a message, or says why not: compare-and-set first, then duplicates, then limits."""
-        if self._counts:
-            return Refusal(500, 10052, "this broker adds nothing up")
+        if self.counts:
+            refusal = _no_addition(headers, payload)
+            if refusal is not None:
+                return refusal
         msg_id = None
         if headers:
             refusal = self._expectation(subject, headers)
@@ -108,6 +114,8 @@ class Stream:
                 known = self._known(msg_id, now)
                 if known is not None:
                     return Duplicate(known)
+        if self.counts:
+            payload = self._sum(subject, headers)
         message = Message(self.last_seq + 1, subject, headers, payload, int(now * NS_PER_S))
         size = self._size(message)
         same = self._by_subject.get(subject)
@@ -161,6 +169,10 @@ class Stream:
         found.sort()
         return found
 
+    def counts_by_subject(self, pattern: bytes) -> dict[str, int]:
+        """Messages by subject, of those that `pattern` covers."""
+        return {subject.decode(): len(self._by_subject[subject]) for subject in self._subjects(pattern)}
+
     def before(self, message: Message) -> int:
         """Sequence of the message before this one on its subject, 0 if it is the first."""
         same = self._by_subject[message.subject]
@@ -201,6 +213,12 @@ class Stream:
         if expected.isdigit() and int(expected) == last:
             return None
         return Refusal(400, 10071, f"wrong last sequence: {last}")
+
+    def _sum(self, subject: bytes, headers: bytes) -> bytes:
+        """What a counter's message says: its last value and what is added to it."""
+        last = self.messages.get(self.last_of(subject))
+        value = 0 if last is None else int(msgspec.json.decode(last.payload)["val"])
+        return b'{"val":"%d"}' % (value + int(header(headers, _INCREMENT) or b""))
 
     def _known(self, msg_id: bytes, now: float) -> int | None:
         self._forget_ids(now)
@@ -269,6 +287,18 @@ def header(block: bytes, name: bytes) -> bytes | None:
         return None
     at += len(name)
     return block[at : block.find(b"\r\n", at)].strip()
+
+
+def _no_addition(headers: bytes, payload: bytes) -> Refusal | None:
+    """Why a stream of counters does not take a message."""
+    increment = header(headers, _INCREMENT)
+    if increment is None:
+        return Refusal(400, 10169, "message counter increment is missing")
+    if payload:
+        return Refusal(400, 10170, "message counter has payload")
+    if not increment.lstrip(b"+-").isdigit() or _EXPECTED in headers:
+        return Refusal(400, 10171, "message counter increment is invalid")
+    return None
 
 
 def copy_headers(message: Message, stream: str, stamps: protocol.Stamps) -> bytes:

@@ -1,4 +1,4 @@
-"""What nats-server's counters do, since the rate limits stand on them. The fake broker has none."""
+"""What nats-server's counters do, since the rate limits stand on them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,23 @@ from typing import Any
 import msgspec
 import pytest
 
-from infra.broker import Broker
 from infra.bus import Bus
 from infra.counters import Counters
 from infra.jetstream import JetStream
-from infra.settings import load_settings
 from infra.wire import encode_headers
 from schemas import subjects
 from schemas.errors import BrokerAway, BrokerRefused
 from schemas.streams import NS_PER_S, RATES, StreamSpec, rates_stream
+from tests.contract.protocol import AnyBroker
 
 A, B = subjects.rate("a"), subjects.rate("b")
 
 
 @pytest.fixture
-async def js(tmp_path: Any) -> AsyncIterator[JetStream]:
-    settings = load_settings({"store_dir": tmp_path, "broker_port": 0, "broker_monitor_port": 0})
-    with Broker(settings) as broker:
-        bus = await Bus.connect(broker.url, name="contract", fail=print)
-        yield JetStream(bus)
-        await bus.close()
+async def js(own_broker: AnyBroker) -> AsyncIterator[JetStream]:
+    bus = await Bus.connect(own_broker.url, name="contract", fail=print)
+    yield JetStream(bus)
+    await bus.close()
 
 
 @pytest.fixture

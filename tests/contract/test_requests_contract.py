@@ -204,6 +204,18 @@ async def test_a_closed_consumers_open_fetch_takes_nothing(contract: Contract) -
     assert not old.deliveries
 
 
+async def test_what_is_queued_can_be_counted_by_subject(contract: Contract) -> None:
+    """The look of the quotas at what direct publishers have queued."""
+    assert await contract.js.counts_by_subject(REQUESTS, subjects.REQUESTS_ALL) == {}
+    for number in range(2):
+        await contract.request(rid(number))
+    wanted = {subjects.request("standard", Contract.model, Contract.tenant, rid(one)): 1 for one in range(2)}
+    assert await contract.js.counts_by_subject(REQUESTS, subjects.REQUESTS_ALL) == wanted
+    assert await contract.js.counts_by_subject(REQUESTS, next(iter(wanted))) == dict(
+        [next(iter(wanted.items()))]
+    )
+
+
 async def until_depth(contract: Contract, wanted: int) -> None:
     for _ in range(500):
         if await depth(contract) == wanted:
