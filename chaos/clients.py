@@ -17,8 +17,9 @@ from chaos.network import Line
 from chaos.processes import Machine, Process
 from edge.admission import CLASS_HEADER
 from edge.ends import CLIENT_GONE
+from edge.forecast.door import RETRY_COUNT_HEADER
 from edge.position import LAST_EVENT_ID
-from edge.wishes import KEY_HEADER, ON_DISCONNECT_HEADER
+from edge.wishes import DEADLINE_HEADER, KEY_HEADER, ON_DISCONNECT_HEADER
 from infra import wire
 from infra.bus import Bus
 from infra.jetstream import FULL, JetStream
@@ -26,8 +27,17 @@ from infra.lifecycle import RoleContext
 from schemas.errors import ERRORS, BrokerAway
 from schemas.requests import MSG_ID, Klass
 
-NEVER_RUN = ("queue_full", "broker_away", "no_workers", "model_not_found", "bad_request")
+MAY_RUN = ("outcome_unknown", "draining", "queue_timeout")
+"""Of what a client is told with 429 or 503: nobody knows, it goes on elsewhere, and what only an END tells."""
+
+NEVER_RUN = (
+    *(reason for reason, row in ERRORS.items() if row.status in (429, 503) and reason not in MAY_RUN),
+    *("model_not_found", "bad_request"),
+)
 """A client that was told so sends its request again: it must not run now."""
+
+PATIENCE_S = 10.0
+"""Who is told to come again later than that does not."""
 
 SAID_BY_END = ("poison", "engine_error", "queue_timeout", "cancelled")
 """What only an END can have told an edge."""
@@ -77,6 +87,10 @@ class Wish:
     """What its going means for the request; None: it does not say."""
     key: str | None = None
     """Its idempotency key. Others may have the same one, with the same body."""
+    deadline_s: float | None = None
+    tries_again: int = 0
+    """How often, when it is told to."""
+    tried: int = 0
     comes_back: tuple[tuple[float, int], ...] = ()
     """After how long, and at which edge, it reads on each time that its stream is cut."""
 
@@ -94,6 +108,8 @@ class Reader:
     count: Counter[str]
     was_lost: Callable[[str], bool]
     """Whether the broker has lost the log of a rid: one begun anew has its records, and so its ids, elsewhere."""
+    again: Callable[[], None]
+    """Asks once more, as a new client."""
     text: str = ""
     error: _ErrorBody | None = None
     is_done: bool = False
@@ -141,6 +157,10 @@ class Reader:
             headers[ON_DISCONNECT_HEADER] = self.wish.on_disconnect
         if self.wish.key is not None:
             headers[KEY_HEADER] = self.wish.key
+        if self.wish.deadline_s is not None:
+            headers[DEADLINE_HEADER] = f"{self.wish.deadline_s:g}"
+        if self.wish.tried:
+            headers[RETRY_COUNT_HEADER] = f"{self.wish.tried}"
         self.exchange = Exchange(
             line,
             self.wish.dialect,
@@ -163,7 +183,8 @@ class Reader:
         if self.reason == "idempotency_mismatch":
             self.violated("I9", f"{self.who} was told that its key stands for another body")
         # What one was refused with a key, another may have got queued.
-        if self.reason in NEVER_RUN and log is not None and self.wish.key is None:
+        is_refused = self.reason in NEVER_RUN and self.exchange.verb == "generate"
+        if is_refused and log is not None and log.stored and self.wish.key is None:
             self.violated("I9", f"{self.who} was refused with {self.reason}, but {rid} was queued")
         if self.reason == "queue_timeout" and log is not None and log.leases:
             self.violated("I9", f"{self.who} was told that no worker took {rid}, but one did")
@@ -181,6 +202,7 @@ class Reader:
         if self.is_done and self.error is None:
             if self.text != self.reference.text:
                 self.violated("I6", f"{self.who} got {self.text!r} whole, it is {self.reference.text!r}")
+            self.count["came again: ok"] += self.wish.tried > 0
             if not was_lost and (log is None or log.end is None or log.end.status != "ok"):
                 self.violated("I6", f"{self.who} got a good end of {rid} that is not stored")
 
@@ -225,6 +247,21 @@ class Reader:
         self.is_away = True
         exchange.line.loop.call_later(after_s, self._come_back, edge, context=NOBODY)
         return True
+
+    def _comes_again(self) -> None:
+        """Does as it is told in a refusal, as the official clients do."""
+        exchange = self.exchange
+        wait_ms = exchange.answer_headers.get("retry-after-ms")
+        if not (self.wish.tries_again and exchange.ending == "complete" and exchange.verb == "generate"):
+            return
+        if exchange.status in (429, 503) and wait_ms is not None and int(wait_ms) <= PATIENCE_S * 1000:
+            self.count[f"came again after {self.reason}"] += 1
+            self.is_away = True
+            exchange.line.loop.call_later(int(wait_ms) / 1000, self._try_again, context=NOBODY)
+
+    def _try_again(self) -> None:
+        self.again()
+        self.is_away = False
 
     def _leave(self) -> None:
         if self.exchange.ending is None:
@@ -272,6 +309,7 @@ class Reader:
             self.violated("I6", f"{self.who}'s stream was closed without a last line: {self.text!r}")
         outcome = f"{self.reason}: {self.error.message}" if self.error is not None else repr(self.text)
         self.tell(self.who, f"{exchange.ending} {exchange.status} {self.rid} {outcome}")
+        self._comes_again()
 
 
 @dataclass(frozen=True)

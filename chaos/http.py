@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from chaos.loop import NOBODY, PROCESS
@@ -20,13 +22,15 @@ from edge.server import LAST_WORDS_S
 from edge.service import Edge
 from infra.bus import Bus
 from infra.lifecycle import RoleContext
-from schemas.ids import ANONYMOUS
 
 DIALECTS: dict[str, Dialect] = {"chat": CHAT, "completion": COMPLETION}
 
 UNREAD_BYTES_MAX = 2048
 """What a server and two kernels buffer for a client that does not read. Really some hundred KiB; outputs here are
 short, and a slow client should meet the end of the buffers, too."""
+
+CLIENT_ADDRESS = "192.0.2.1"
+"""Without keys, limits count by address."""
 
 Message = MutableMapping[str, Any]
 
@@ -94,14 +98,17 @@ class Door:
     async def _answer(self, exchange: Exchange) -> Response:
         """More endpoints: choose here what the exchange asks for."""
         edge = self.edge
+        caller = edge.access.identify(Headers(exchange.headers), CLIENT_ADDRESS)
+        assert isinstance(caller, Caller), "nobody needs a key here"
         match exchange.verb:
             case "generate":
-                call = Call(Caller(), exchange.headers, exchange.body)
+                call = Call(caller, exchange.headers, exchange.body)
                 return await edge.generate(DIALECTS[exchange.dialect], call)
             case "stream":
-                return await edge.requests.stream(ANONYMOUS, exchange.rid, exchange.headers, {})
+                count_in = partial(edge.open_answer, caller)
+                return await edge.requests.stream(caller.tenant, exchange.rid, exchange.headers, {}, count_in)
             case "cancel":
-                return await edge.requests.cancel(ANONYMOUS, exchange.rid)
+                return await edge.requests.cancel(caller.tenant, exchange.rid)
 
     async def _serve(self, exchange: Exchange, connection: Connection) -> None:
         process = self._process

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from chaos import crowds
 from schemas.requests import CLASSES, MAX_TOKENS
 
 LETTER_MODEL = "penstock-sim"
@@ -19,6 +20,9 @@ LETTER_MODEL = "penstock-sim"
 FAULTS_SPAN_S = (2.0, 10.0)
 """Clients come and things go wrong for so long; everything that broke is mended at its end, if not before."""
 
+
+FIRST_OF_CROWD = 100
+"""Numbers of clients from here on are of a crowd."""
 
 MOMENTS = ("queued", "lease", "tok", "end", "settled")
 """What a fault may wait for, from its time on: that a request enters the queue or leaves it, or gets such a record.
@@ -90,7 +94,27 @@ def plan_of(seed: int) -> Plan:
     steps = [Step(number, at, kind, what) for number, (at, kind, what) in enumerate(drawn)]
     ends_at = [step.at_s + step.what.get("for_s", 0.0) for step in steps]
     mended_at_s = max(ends_at) if rng.random() < 0.3 else max(step.at_s for step in steps)
-    return Plan(seed, shape, steps, max(span_s, mended_at_s))
+    plan = Plan(seed, shape, steps, max(span_s, mended_at_s))
+    crowd = Random(f"crowd/{seed}")
+    return _crowded(plan, crowd) if crowds.is_crowded(crowd) else plan
+
+
+def _crowded(plan: Plan, rng: Random) -> Plan:
+    """The same world with bounds, and with more clients, who have deadlines and come again."""
+    shape = plan.shape._replace(settings=plan.shape.settings | crowds.bounds(rng))
+    asked_at = [step.at_s for step in plan.steps if step.kind == "ask"]
+    drawn = [
+        (at, *_command(rng, shape, FIRST_OF_CROWD + number, plan.seed))
+        for number, at in enumerate(crowds.burst_at(rng, asked_at))
+    ]
+    more = [Step(len(plan.steps) + number, *fields) for number, fields in enumerate(drawn)]
+    steps = [
+        step._replace(what=step.what | crowds.patience(rng)) if step.kind == "ask" else step
+        for step in [*plan.steps, *more]
+    ]
+    return plan._replace(
+        shape=shape, steps=steps, mended_at_s=max([plan.mended_at_s, *(step.at_s for step in more)])
+    )
 
 
 def _shape(rng: Random) -> Shape:

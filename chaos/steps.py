@@ -35,6 +35,9 @@ def ask(world: World, what: What) -> None:
         on_disconnect=what.get("on_disconnect"),
         key=what.get("key"),
         comes_back=tuple(what.get("comes_back", ())),
+        deadline_s=what.get("deadline_s"),
+        tries_again=what.get("tries_again", 0),
+        tried=what.get("tried", 0),
     )
     edges = [machine for machine in world.machines.values() if machine.role == "edge"]
 
@@ -42,7 +45,11 @@ def ask(world: World, what: What) -> None:
         log = world.ledger.log_of(rid)
         return log is not None and log.was_lost
 
-    reader = Reader(wish, edges, what["edge"], world.violated, world.tell, world.count, was_lost)
+    def again() -> None:
+        tried = {"tries_again": wish.tries_again - 1, "tried": wish.tried + 1}
+        ask(world, what | {"again": (), **tried})
+
+    reader = Reader(wish, edges, what["edge"], world.violated, world.tell, world.count, was_lost, again)
     world.readers.append(reader)
     reader.ask(Line(world.loop, world.randomness))
 

@@ -21,6 +21,7 @@ import structlog
 
 from chaos.loop import PROCESS, VirtualLoop
 from chaos.processes import Process
+from edge.counts.core import Counts
 from edge.relay import Relay
 from infra import lifecycle
 from infra.bus import Bus
@@ -34,7 +35,7 @@ EPOCH_S = 1_800_000_000.0 - 1000.0
 PARTS = (Bus, Core, WorkerCore, Simulator)
 """Classes whose objects the invariants look into, noted with the process that makes them."""
 
-CHECKED = (Core, WorkerCore)
+CHECKED = (Core, WorkerCore, Counts)
 """State machines with a `check` that holds after every event."""
 
 Tell = Callable[[str, str], None]

@@ -45,6 +45,8 @@ class Watcher:
     def __init__(self, world: Surroundings, violated: Violated, *, strikes_max: int) -> None:
         self.worker_deaths = 0
         """How often a worker died, or could not be told from a dead one."""
+        self.touched: dict[str | None, None] = {}
+        """Machines, or (None) the broker, to which anything has happened."""
         self._world = world
         self._violated = violated
         self._strikes_max = strikes_max
@@ -59,6 +61,7 @@ class Watcher:
         """Something begins or ends to happen to a machine, or (None) to the broker. `deafens`: messages get lost."""
         now = self._world.loop.time()
         self._last_at = now
+        self.touched[machine] = None
         if machine is not None:
             self._disturbed_at[machine] = now
         if deafens:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from edge.counts import service as counts
+from edge.counts.leftover import Leftovers
+from edge.counts.service import SharedCounts
 from edge.errors import Problem
 from edge.lookup import Found
 from edge.publisher import Publisher
 from edge.relay import Output, Relay
 from infra.bus import Bus
+from infra.counters import Counters
+from infra.kv import KeyValue
 from schemas import subjects
 from schemas.output import Tok
 from tests.sim.flaws import replaced
@@ -64,6 +69,51 @@ def everybody_reads_everything() -> Iterator[None]:
 def calls_are_never_forgotten() -> Iterator[None]:
     """I12: who waits for a reply that does not come is kept for ever."""
     with replaced((Bus, "forget", lambda *_: None)):
+        yield
+
+
+@contextmanager
+def a_count_is_kept() -> Iterator[None]:
+    """I12: an edge never gives back what it has counted."""
+    with replaced((SharedCounts, "leave", lambda *_: None)):
+        yield
+
+
+@contextmanager
+def counts_without_a_condition() -> Iterator[None]:
+    """I14: an edge writes its count over those that others have written since it read."""
+
+    class Careless(KeyValue):
+        async def update(self, key: str, value: bytes, revision: int) -> int | None:
+            return await self.put(key, value)
+
+    with replaced((counts, "KeyValue", Careless)):
+        yield
+
+
+@contextmanager
+def who_leaves_counts_no_more() -> Iterator[None]:
+    """I14: a request whose reader left runs on, and its place is given to another one."""
+
+    def forget(
+        _self: Leftovers, _tenant: str, _rid: str, _timeout_s: float, over: Callable[[], None]
+    ) -> None:
+        over()
+
+    with replaced((Leftovers, "watch", forget)):
+        yield
+
+
+@contextmanager
+def rates_that_never_add_up() -> Iterator[None]:
+    """I14: a rate counts every request as if it were the first one."""
+
+    async def first(self: Counters, subject: str, amount: int) -> int:
+        await add(self, subject, amount)
+        return amount
+
+    add = Counters.add
+    with replaced((Counters, "add", first)):
         yield
 
 

@@ -58,8 +58,12 @@ FOUND: list[tuple[Flaw, set[str]]] = [
     (broken_promises.everybody_reads_everything, {"I6"}),
     (broken_promises.calls_are_never_forgotten, {"I12"}),
     (broken_promises.cancels_are_not_heard, {"I13"}),
+    (broken_promises.a_count_is_kept, {"I12"}),
+    (broken_promises.counts_without_a_condition, {"I12", "I14"}),
+    (broken_promises.who_leaves_counts_no_more, {"I14"}),
+    (broken_promises.rates_that_never_add_up, {"I14"}),
 ]
-"""The last six are no known flaws: each breaks a promise that would otherwise be checked in vain. I11 is checked as I6:
+"""The last ten are no known flaws: each breaks a promise that would otherwise be checked in vain. I11 is checked as I6:
 what an edge sends must be the text of its own request, and no two have the same one."""
 
 
