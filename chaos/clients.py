@@ -186,9 +186,10 @@ class Reader:
         is_refused = self.reason in NEVER_RUN and self.exchange.verb == "generate"
         if is_refused and log is not None and log.stored and self.wish.key is None:
             self.violated("I9", f"{self.who} was refused with {self.reason}, but {rid} was queued")
-        if self.reason == "queue_timeout" and log is not None and log.leases:
-            self.violated("I9", f"{self.who} was told that no worker took {rid}, but one did")
         was_lost = log is not None and log.was_lost
+        # With its END lost, too, whoever comes again with the key begins it anew.
+        if self.reason == "queue_timeout" and log is not None and log.leases and not was_lost:
+            self.violated("I9", f"{self.who} was told that no worker took {rid}, but one did")
         if self.reason == "log_lost" and not was_lost:
             self.violated("I6", f"{self.who} was told that the log of {rid} is lost: {self.error}")
         said = None if log is None or log.end is None else log.end.reason

@@ -28,7 +28,7 @@ def bounds(rng: Random) -> dict[str, Any]:
         (0.4, {"tenant_queue_max": rng.choice((1, 2, 4))}),
         (0.3, {"model_queue_max": rng.choice((1, 2, 4))}),
         (0.2, {"streams_per_key_max": rng.choice((1, 2, 4))}),
-        (0.3, {"rate_requests_max": rng.choice((1, 2, 4)), "rate_window_s": rng.choice((1, 2, 5))}),
+        (0.2, {"rate_requests_max": rng.choice((1, 2, 4, 8)), "rate_window_s": rng.choice((1, 2, 5))}),
         (0.1, {"rate_tokens_max": rng.choice((20, 60)), "rate_window_s": rng.choice((1, 2, 5))}),
     ]
     chosen = [some for chance, some in drawn if rng.random() < chance] or [rng.choice(drawn)[1]]
@@ -41,15 +41,15 @@ def bounds(rng: Random) -> dict[str, Any]:
 def burst_at(rng: Random, asked_at: list[float]) -> list[float]:
     """When more clients come, near those who come anyway."""
     return [
-        at + rng.choice((0.0, AT_ONCE_S, rng.uniform(0.0, 0.5)))
+        at + rng.choice((0.0, AT_ONCE_S, rng.uniform(0.0, 0.5), rng.uniform(0.0, 2.0)))
         for at in asked_at
-        for _ in range(rng.choice((0, 1, 2, 4)))
+        for _ in range(rng.choice((0, 1, 2, 4, 6)))
     ]
 
 
 def patience(rng: Random) -> dict[str, Any]:
     """How long one client can wait, and how often it tries again."""
     return {
-        "deadline_s": rng.choice((0.1, 0.3, 1.0, 3.0)) if rng.random() < 0.3 else None,
+        "deadline_s": rng.choice((0.1, 0.3, 1.0, 3.0)) if rng.random() < 0.4 else None,
         "tries_again": rng.choice((0, 1, 2, 3)),
     }

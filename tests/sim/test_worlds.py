@@ -47,7 +47,7 @@ CROWDED = {
     *("client quota_exceeded", "client rate_limited", "client no_slot", "client too_late"),
     *("END error quota_exceeded", "bound reached", "bound not reached", "rate checked"),
     *("came again after quota_exceeded", "came again after rate_limited", "came again after no_slot"),
-    *("came again after queue_full", "came again after broker_away", "came again: ok"),
+    *("came again after queue_full", "came again after too_late", "came again: ok"),
 }
 
 MOMENTS = {f"on {moment}" for moment in plan.MOMENTS}
