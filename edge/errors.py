@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import msgspec
 
@@ -15,6 +15,9 @@ Header = tuple[bytes, bytes]
 RETRY_AFTER_S = 1
 """A place in the queue frees, and a worker or broker restarts, within about this long."""
 
+PART_CHARS_MAX = 200
+"""What is left of each end of a long text; none of our own is longer than both."""
+
 _SAID_OF_END = {
     "cancelled": "the request was cancelled",
     "queue_timeout": "no worker took the request in time",
@@ -25,11 +28,7 @@ _SAID_OF_END = {
 _REASON_OF_STATUS = {"error": "internal", "cancelled": "cancelled", "expired": "request_timeout"}
 
 
-class Problem(NamedTuple):
-    """Why a client does not get what it asked for: `reason` is a key of ERRORS, `param` the field at fault, `resume`
-    the path at which another edge goes on with the answer, `retry_after_s` when it is worth to try again, where that
-    is known better than `RETRY_AFTER_S`, `headers` what the answer says besides."""
-
+class _Fields(NamedTuple):
     reason: str
     message: str
     param: str | None = None
@@ -37,10 +36,39 @@ class Problem(NamedTuple):
     retry_after_s: float | None = None
     headers: tuple[Header, ...] = ()
 
+
+class Problem(_Fields):
+    """Why a client does not get what it asked for: `reason` is a key of ERRORS, `param` the field at fault, `resume`
+    the path at which another edge goes on with the answer, `retry_after_s` when it is worth to try again, where that
+    is known better than `RETRY_AFTER_S`, `headers` what the answer says besides. What is long of `message` and `param`
+    is somebody's value, and cut, see `cut`."""
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        reason: str,
+        message: str,
+        param: str | None = None,
+        resume: str | None = None,
+        retry_after_s: float | None = None,
+        headers: tuple[Header, ...] = (),
+    ) -> Self:
+        field = None if param is None else cut(param)
+        return super().__new__(cls, reason, cut(message), field, resume, retry_after_s, headers)
+
     @property
     def row(self) -> ErrorRow:
         """The table's row of `reason`."""
         return ERRORS[self.reason]
+
+
+def cut(text: str) -> str:
+    """Words about a failure, without the middle of a value that they repeat at full length: what is wrong stands before
+    it, and where, behind. A client would get its body back, and a log would keep it."""
+    if len(text) <= 2 * PART_CHARS_MAX:
+        return text
+    return f"{text[:PART_CHARS_MAX]} ... {text[-PART_CHARS_MAX:]}"
 
 
 AWAY = Problem("broker_away", "the broker is away")

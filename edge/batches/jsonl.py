@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from edge.batches.records import LineFault, Url
+from edge.errors import cut
 
 LINES_MAX = 50_000
 """Requests in one batch, as OpenAI's API has it."""
@@ -142,4 +143,4 @@ def _unreadable(line: Line, why: str) -> LineFault:
     for field in ("custom_id", "method", "url", "body"):
         if f"`{field}`" in why and "missing" in why:
             return LineFault("missing_required_parameter", f"{field} is missing", field, line.number)
-    return LineFault("invalid_request", f"the line is no request: {why}", None, line.number)
+    return LineFault("invalid_request", cut(f"the line is no request: {why}"), None, line.number)

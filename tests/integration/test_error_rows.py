@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from edge.lookup import Lookup
+from edge.openapi.__main__ import described
 from edge.responses.store import ResponseStore
 from infra.broker import Broker
 from infra.settings import load_settings
@@ -122,3 +123,32 @@ async def test_a_broker_that_fails_a_request_is_told_in_the_style_of_its_path(
             assert error["details"] == {"error_code": "broker_away"}
         elif "result/" not in answer.request.url.path:
             assert error["code"] == "broker_away"
+
+
+TAKING_BODIES = [
+    path for path, methods in described()["paths"].items() if "post" in methods and "{" not in path
+]
+LONG = "x" * 50_000
+LONG_VALUES: list[dict[str, object]] = [
+    {"model": LONG, "messages": MESSAGES, "prompt": "p", "input": "i", "inputs": "i", "max_tokens": 5},
+    {"model": MODEL, "messages": [{"role": LONG, "content": "hello"}], "max_tokens": 5},
+    {"model": MODEL, "input": [{"type": LONG}], "prompt": 7, "inputs": 7},
+    {"model": MODEL, "input": "i", "previous_response_id": LONG},
+    {"model": MODEL, "messages": MESSAGES, "max_tokens": 5, "tool_choice": {"type": LONG}},
+    {"model": MODEL, "input": "i", "tools": [{"type": LONG}]},
+    {"model": MODEL, "input_file_id": LONG, "endpoint": LONG, "completion_window": LONG},
+    {LONG: LONG},
+]
+
+
+@pytest.mark.parametrize("number", range(len(LONG_VALUES)))
+async def test_no_error_repeats_a_long_value(world: World, number: int) -> None:
+    async with world.http as http:
+        for path in TAKING_BODIES:
+            body = LONG_VALUES[number]
+            asking = asyncio.create_task(http.post(path, json=body))
+            done, _ = await asyncio.wait([asking], timeout=0.5)
+            if not done:
+                asking.cancel()  # nothing is wrong with it there
+                continue
+            assert len(asking.result().content) < 1500, (path, asking.result().text)

@@ -70,3 +70,15 @@ def test_an_end_names_its_row(end: End, reason: str, status: int) -> None:
     assert problem is not None
     assert (problem.reason, problem.row.status) == (reason, status)
     assert problem.message == (end.message or problem.message) != ""
+
+
+def test_a_long_value_is_cut_and_what_stands_around_it_stays() -> None:
+    told = Problem("bad_request", f"Invalid enum value '{'x' * 9000}' - at `$.messages[0].role`", "y" * 9000)
+    assert len(told.message) < 420
+    assert told.message.startswith("Invalid enum value 'xxx")
+    assert told.message.endswith("xxx' - at `$.messages[0].role`")
+    assert told.param is not None
+    assert len(told.param) < 420
+    assert told._replace(headers=()) == told
+    words = "w" * 400
+    assert Problem("bad_request", words).message == words
