@@ -63,9 +63,11 @@ def holdings(process: Process) -> dict[str, int]:
                 held["engine runs"] = part.load().running
             case Door():
                 held["open answers"] = len(part.edge._desk.audience.answers)
-                held["leftovers"] = len(part.edge._leftovers._watches)
-                held["counted"] = sum(one.held for one in part.edge._counts._core._counters.values())
-                held["calls of counts"] = len(part.edge._counts._calls)
+                held["leftovers"] = len(part.edge._entrance._leftovers._watches)
+                held["counted"] = sum(
+                    one.held for one in part.edge._entrance._counts._core._counters.values()
+                )
+                held["calls of counts"] = len(part.edge._entrance._counts._calls)
                 held["closes"] = len(part.edge._closer._tasks)
                 held["connections"] = len(part._tasks)
     return held
