@@ -16,6 +16,7 @@ from edge.forecast.door import Door, DoorLimits
 from edge.forecast.doorkeeper import Doorkeeper, Prospect
 from edge.gate import Entering, Gate, Permit
 from edge.lookup import Lookup
+from edge.rates.counted import Knock
 from edge.rates.limit import Rates
 from edge.registry import Registry
 from infra.bus import Bus
@@ -45,7 +46,12 @@ class Entrance:
         self._leftovers = Leftovers(bus, lookup, fail)
         self._streams = StreamsLimit(self._counts)
         counted = limits(settings, self._counts, self._leftovers, registry)
-        self._gate = Gate([Classes(), Rates(bus), self._doorkeeper, self._streams, *counted])
+        self._rates = Rates(bus)
+        self._gate = Gate([Classes(), self._rates, self._doorkeeper, self._streams, *counted])
+
+    async def knock(self, caller: Caller) -> Knock | Problem:
+        """Counts a request before it is known whether it is a new one. Whoever asks says when that is over."""
+        return await self._rates.knock(caller)
 
     async def enter(self, entering: Entering) -> Permit | Problem:
         """A permit, or why not, with the time at which to try again."""

@@ -13,17 +13,20 @@ from typing import Literal, NamedTuple, Protocol
 from edge.admission import Admitted, Arrival
 from edge.call import Caller
 from edge.errors import Header, Problem
+from edge.rates.counted import Knock
 from schemas.output import End
 
 
 @dataclass(frozen=True)
 class Entering:
-    """A request that is valid and has a model to run it. `headers` are its client's."""
+    """A request that is valid and has a model to run it. `headers` are its client's; `knock`: what the rates have
+    counted of it already."""
 
     caller: Caller
     arrival: Arrival
     admitted: Admitted
     headers: Mapping[str, str]
+    knock: Knock | None = None
 
 
 class Settled(NamedTuple):

@@ -29,6 +29,7 @@ from edge.lookup import Found
 from edge.manner import AS_EVER, Manner
 from edge.position import position_asked
 from edge.publisher import Publisher
+from edge.rates.counted import Knock
 from edge.registry import Registry
 from edge.wishes import WishDefaults, Wishes, wishes_of
 from infra.settings import Settings
@@ -95,12 +96,20 @@ class Generation:
             dialect.name,
             int(time.time()),
         )
-        if wishes.key is not None:
+        if wishes.key is None:
+            return await self._begin(arrival, call, known_as, wishes, remotes, manner)
+        # What a key stands for takes many reads.
+        knock = await self._entrance.knock(call.caller)
+        if isinstance(knock, Problem):
+            return refuse(knock, new_rid, call.errors)
+        try:
             known = await self._known(arrival, call, wishes.key, wishes.grace_s, known_as, manner)
             if isinstance(known, Response):
                 return known
             arrival = replace(arrival, rid=known)
-        return await self._begin(arrival, call, known_as, wishes, remotes, manner)
+            return await self._begin(arrival, call, known_as, wishes, remotes, manner, knock)
+        finally:
+            knock.over()
 
     async def _begin(
         self,
@@ -110,6 +119,7 @@ class Generation:
         wishes: Wishes,
         remotes: Sequence[Remote],
         manner: Manner,
+        knock: Knock | None = None,
     ) -> Response:
         """The response to a request that is new, as far as is known."""
         admitted = admit(
@@ -124,7 +134,7 @@ class Generation:
         if isinstance(admitted, Problem):
             return refuse(admitted, arrival.rid, call.errors)
         # Nothing is fetched for who is not let in.
-        permit = await self._entrance.enter(Entering(call.caller, arrival, admitted, call.headers))
+        permit = await self._entrance.enter(Entering(call.caller, arrival, admitted, call.headers, knock))
         if isinstance(permit, Problem):
             return refuse(permit, arrival.rid, call.errors)
         with ExitStack() as unless_opened:

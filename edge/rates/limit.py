@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from limits import RateLimitItemPerSecond
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
-from edge.call import Rate
+from edge.call import Caller, Rate
 from edge.errors import Header, Problem
 from edge.gate import Entering, Pass, Settled
+from edge.rates.counted import Counted, Knock
 from edge.rates.storage import NatsStorage
 from edge.rates.window import Window, duration
 from infra import telemetry
@@ -36,27 +36,6 @@ NEVER_S = 60.0
 _log = get_logger("edge.rates")
 
 
-class Counted(NamedTuple):
-    """One request's part of one rate. `window`: None if it could not be counted; then it was let in."""
-
-    what: str
-    rate: Rate
-    cost: int
-    at: float
-    fits: bool = True
-    window: Window | None = None
-
-    @property
-    def headers(self) -> list[Header]:
-        """Limit, rest, and when the rest is the limit again, as OpenAI names them."""
-        name = self.what.encode()
-        headers = [(b"x-ratelimit-limit-" + name, b"%d" % self.rate.amount)]
-        if self.window is not None:
-            headers.append((b"x-ratelimit-remaining-" + name, b"%d" % self.window.remaining))
-            headers.append((b"x-ratelimit-reset-" + name, duration(self.window.reset_s).encode()))
-        return headers
-
-
 class Rates:
     """A limit of the gate: `Caller.requests` and `Caller.tokens`. A caller without them costs nothing.
 
@@ -72,15 +51,26 @@ class Rates:
         self._storage = NatsStorage(Counters(JetStream(bus), RATES, timeout_s=COUNT_TIMEOUT_S), now)
         self._limiter = SlidingWindowCounterRateLimiter(self._storage)
 
+    async def knock(self, caller: Caller) -> Knock | Problem:
+        """Counts a request that it costs the broker something to find out about."""
+        if caller.requests.amount <= 0:
+            return Knock(None, lambda _counted: None)
+        counted = await self._count(caller.id, "requests", caller.requests, 1)
+        if not counted.fits:
+            return _refusal([counted], tuple(counted.headers))
+        return Knock(counted, lambda counted: self._correct(caller.id, counted, -counted.cost))
+
     async def enter(self, entering: Entering) -> Pass | Problem:
-        """Counts the request and its tokens, or says when to come again."""
+        """Counts the request, unless it has knocked, and its tokens, or says when to come again."""
         caller = entering.caller
         asked = [("requests", caller.requests, 1), ("tokens", caller.tokens, entering.admitted.meta.cost)]
-        limited = [(what, rate, cost) for what, rate, cost in asked if rate.amount > 0]
-        if not limited:
+        known = [] if entering.knock is None else entering.knock.take()
+        limited = [(what, rate, cost) for what, rate, cost in asked[len(known) :] if rate.amount > 0]
+        if not limited and not known:
             return Pass()
         counts = [self._count(caller.id, what, rate, cost) for what, rate, cost in limited]
-        counted = await asyncio.gather(*counts) if len(counts) > 1 else [await counts[0]]
+        fresh = await asyncio.gather(*counts) if len(counts) > 1 else [await one for one in counts]
+        counted = [*known, *fresh]
         headers = tuple(header for one in counted for header in one.headers)
         refusing = [one for one in counted if not one.fits]
         if not refusing:

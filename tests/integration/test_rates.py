@@ -16,7 +16,9 @@ from limits import RateLimitItemPerSecond
 
 from edge.admission import Admitted, Arrival
 from edge.call import Caller, Rate
+from edge.errors import Problem
 from edge.gate import Entering, Pass
+from edge.lineages import Lineages, Resolved
 from edge.rates.limit import COUNT_TIMEOUT_S, Rates
 from edge.rates.storage import NatsStorage, _subject
 from infra import telemetry
@@ -24,7 +26,7 @@ from infra.broker import Broker
 from infra.counters import Counters
 from infra.settings import load_settings
 from schemas import subjects
-from schemas.ids import ANONYMOUS, RequestId
+from schemas.ids import ANONYMOUS, RequestId, TenantKey
 from schemas.output import End, Usage
 from schemas.requests import RequestMeta
 from schemas.streams import RATES
@@ -43,10 +45,11 @@ class Stage:
     address: str
     worker: asyncio.Task[None]
 
-    async def ask(self, edge: int = 0, **fields: object) -> httpx.Response:
+    async def ask(self, edge: int = 0, *, key: str = "", **fields: object) -> httpx.Response:
         body = {"model": MODEL, "messages": MESSAGES, "max_tokens": 100, **fields}
+        headers = {"X-Forwarded-For": self.address} | ({"Idempotency-Key": key} if key else {})
         async with self.worlds[edge].http as http:
-            return await http.post(CHAT, json=body, headers={"X-Forwarded-For": self.address})
+            return await http.post(CHAT, json=body, headers=headers)
 
     async def counted(self, amount: int, window_s: int, since: float, what: str = "requests") -> list[int]:
         """What the broker has counted in each window from `since` till now."""
@@ -247,3 +250,40 @@ async def test_who_hides_its_address_is_counted_as_the_proxy(
             ]
         assert codes == [200, 429]
         await until(lambda: stage.worlds[0].backend.arrivals == 1)
+
+
+async def test_a_request_with_a_key_counts_once_however_often_it_is_asked_for(broker: Broker) -> None:
+    async with stage_on(broker, rate_requests_max=3, rate_tokens_max=10_000, rate_window_s=3600) as stage:
+        begun = await begin_of_a_window(3600, 20)
+        first = await stage.ask(key="one")
+        assert first.headers["x-ratelimit-remaining-requests"] == "2"
+        assert "x-ratelimit-remaining-tokens" in first.headers
+        for edge in (0, 1):
+            again = await stage.ask(edge, key="one")
+            assert (again.status_code, again.headers["x-request-id"]) == (200, first.headers["x-request-id"])
+        assert (await stage.ask(key="two", model="nobody")).status_code == 404
+        assert (await stage.ask(key="three", max_tokens=4000, n=128)).status_code == 429
+        async with asyncio.timeout(5):
+            while await stage.counted(3, 3600, begun) != [1]:
+                await asyncio.sleep(0.02)
+
+
+async def test_what_a_key_stands_for_is_not_looked_up_for_who_may_not_ask(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes 16 reads, and a key is whatever a client says."""
+    resolved: list[str] = []
+    resolve = Lineages.resolve
+
+    async def noted(lineages: Lineages, tenant: TenantKey, key: str, fingerprint: str) -> Resolved | Problem:
+        resolved.append(key)
+        return await resolve(lineages, tenant, key, fingerprint)
+
+    monkeypatch.setattr(Lineages, "resolve", noted)
+    async with stage_on(broker, rate_requests_max=2, rate_window_s=3600) as stage:
+        await begin_of_a_window(3600, 20)
+        answers = [await stage.ask(number % 2, key=f"k{number}") for number in range(6)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429, 429, 429, 429]
+        assert answers[2].headers["x-ratelimit-remaining-requests"] == "0"
+        assert int(answers[2].headers["retry-after"]) > 1
+        assert resolved == ["k0", "k1"]
