@@ -59,6 +59,20 @@ async def read_upload(request: Request, *, bytes_max: int, idle_s: float) -> Upl
     parser = MultiPartParser(
         request.headers, body, max_files=1, max_fields=FIELDS_MAX, max_part_size=FIELD_BYTES_MAX
     )
+    found: Upload | Problem | None = None
+    try:
+        found = await _parsed(parser, bytes_max, too_large)
+    finally:
+        # The parser closes what it has begun only where it has itself found a mistake: not if the form breaks off, nor
+        # if its client does.
+        kept: object = found.file.file if isinstance(found, Upload) else None
+        for file in parser._files_to_close_on_error:
+            if file is not kept:
+                file.close()
+    return found
+
+
+async def _parsed(parser: MultiPartParser, bytes_max: int, too_large: Problem) -> Upload | Problem:
     try:
         form = await parser.parse()
     except _RefusedError as refused:
@@ -67,11 +81,9 @@ async def read_upload(request: Request, *, bytes_max: int, idle_s: float) -> Upl
         return Problem("bad_request", f"the form cannot be read: {error.message}")
     file = form.get("file")
     if not isinstance(file, UploadFile):
-        await form.close()
         return Problem("bad_request", "file is required", "file")
     size = file.size or 0
     if not 0 < size <= bytes_max:
-        await file.close()
         return too_large if size else Problem("bad_request", "the file is empty", "file")
     fields = {name: value for name, value in form.items() if isinstance(value, str)}
     return Upload(file, (file.filename or "file")[:FILENAME_CHARS_MAX], size, fields)

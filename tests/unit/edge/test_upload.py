@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 from hypothesis import given, settings
@@ -70,6 +71,14 @@ def test_no_form_is_more_than_a_clear_mistake(lines: list[bytes], content_type: 
         assert 0 < found.size <= BYTES_MAX
     else:
         assert found.reason in ("bad_request", "too_large")
+
+
+@pytest.mark.parametrize("end", [b"", b"x" * (BYTES_MAX + (70 << 10)), b"\r\n--b\r\n: no name\r\n\r\n"])
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_a_form_that_breaks_off_leaves_no_file_open(end: bytes) -> None:
+    begun = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n{}'
+    assert isinstance(read(begun + end, "multipart/form-data; boundary=b"), Problem)
+    gc.collect()
 
 
 def test_a_form_is_read_whatever_the_order_of_its_fields() -> None:
