@@ -140,7 +140,7 @@ async def test_limit_of_the_edge_counts_where_the_body_names_none(adapter: Adapt
         (CHAT | {"model": "another"}, "model_not_found", "another"),
         (CHAT | {"max_tokens": 5000}, "context_length", "5000"),
         ({"prompt": "long " * 2000}, "context_length", "context length"),
-        ({"prompt": ["one", "two"]}, "bad_request", "prompt"),
+        ({"prompt": ["one", 2]}, "bad_request", "prompt"),
         ({"input": "a text"}, "bad_request", "embeddings"),
         ({"nothing": 1}, "bad_request", "messages"),
         (
