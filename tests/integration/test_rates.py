@@ -255,14 +255,14 @@ async def test_who_hides_its_address_is_counted_as_the_proxy(
 async def test_a_request_with_a_key_counts_once_however_often_it_is_asked_for(broker: Broker) -> None:
     async with stage_on(broker, rate_requests_max=3, rate_tokens_max=10_000, rate_window_s=3600) as stage:
         begun = await begin_of_a_window(3600, 20)
-        first = await stage.ask(key="one")
+        first = await stage.ask(key="rates-one")
         assert first.headers["x-ratelimit-remaining-requests"] == "2"
         assert "x-ratelimit-remaining-tokens" in first.headers
         for edge in (0, 1):
-            again = await stage.ask(edge, key="one")
+            again = await stage.ask(edge, key="rates-one")
             assert (again.status_code, again.headers["x-request-id"]) == (200, first.headers["x-request-id"])
-        assert (await stage.ask(key="two", model="nobody")).status_code == 404
-        assert (await stage.ask(key="three", max_tokens=4000, n=128)).status_code == 429
+        assert (await stage.ask(key="rates-two", model="nobody")).status_code == 404
+        assert (await stage.ask(key="rates-three", max_tokens=4000, n=128)).status_code == 429
         async with asyncio.timeout(5):
             while await stage.counted(3, 3600, begun) != [1]:
                 await asyncio.sleep(0.02)
@@ -282,8 +282,8 @@ async def test_what_a_key_stands_for_is_not_looked_up_for_who_may_not_ask(
     monkeypatch.setattr(Lineages, "resolve", noted)
     async with stage_on(broker, rate_requests_max=2, rate_window_s=3600) as stage:
         await begin_of_a_window(3600, 20)
-        answers = [await stage.ask(number % 2, key=f"k{number}") for number in range(6)]
+        answers = [await stage.ask(number % 2, key=f"rates-{number}") for number in range(6)]
         assert [answer.status_code for answer in answers] == [200, 200, 429, 429, 429, 429]
         assert answers[2].headers["x-ratelimit-remaining-requests"] == "0"
         assert int(answers[2].headers["retry-after"]) > 1
-        assert resolved == ["k0", "k1"]
+        assert resolved == ["rates-0", "rates-1"]
