@@ -87,7 +87,7 @@ CHANNELS: dict[str, Channel] = {
         f"Requests that were given up: stream {DEAD}.",
     ),
     "pull": Channel(subjects.PULL, (), ("pull",), "Workers tell how much more they take."),
-    "work": Channel(
+    "offers": Channel(
         subjects.work,
         ("worker",),
         ("work",),
@@ -129,12 +129,12 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "takeRequests": Operation("receive", "request", "Pull requests from the queue", ("scheduler",)),
     "hearPulls": Operation("receive", "pull", "Learn what workers take", ("scheduler",)),
-    "giveWork": Operation("send", "work", "Give a worker a batch", ("scheduler",), reply="workReply"),
+    "giveWork": Operation("send", "offers", "Give a worker a batch", ("scheduler",), reply="workReply"),
     "lead": Operation("send", "leader", "Tell how things stand", ("scheduler",)),
     "hearCancels": Operation("receive", "cancel", "Stop a request", ("scheduler", "worker")),
     "hintCancel": Operation("send", "cancel", "Tell that a request is cancelled", ("scheduler", "edge")),
     "pull": Operation("send", "pull", "Tell how much more is taken", ("worker",)),
-    "takeWork": Operation("receive", "work", "Take a batch", ("worker",), reply="workReply"),
+    "takeWork": Operation("receive", "offers", "Take a batch", ("worker",), reply="workReply"),
     "lease": Operation(
         "send",
         "outputCtl",

@@ -52,7 +52,7 @@ def test_addresses_are_the_subjects_with_their_parameters_named() -> None:
         "cancel": "llm.v1.cancel.{tenant}.{rid}",
         "dead": "llm.v1.dead.{model}.{tenant}.{rid}",
         "pull": "llm.v1.pull",
-        "work": "llm.v1.work.{worker}",
+        "offers": "llm.v1.work.{worker}",
         "leader": "llm.v1.leader",
         "edge": "llm.v1.edge",
         "answer": None,
