@@ -27,23 +27,20 @@ class WholeAnswer(Answer):
     ) -> None:
         super().__init__(ticket, submit, sources, shape, limits, whole=True)
         self._choices: list[Choice] = []
-        self._ended: Ended | None = None
 
     def fail(self, problem: Problem) -> None:
-        if self._ended is None and self._problem is None:
+        if self._end is None and self._problem is None:
             self._problem = problem
             self._wake()
 
     async def _write(self, send: Send) -> None:
-        while self._ended is None and self._problem is None and not self._gone:
+        while self._end is None and self._problem is None and not self._gone:
             await self._sleep()
         if self._problem is not None:
             await self._send_problem(send, self._problem)
-        elif self._ended is not None:
-            end = self._ended.end
-            body = self._shape.whole(
-                told_choices(end) or self._choices, end, self._ended.offset, self._elapsed
-            )
+        elif self._end is not None:
+            choices = told_choices(self._end) or self._choices
+            body = self._shape.whole(choices, self._end, self._offset, self._elapsed)
             await self._start(send, 200, [(b"content-type", b"application/json")], body)
             await send({"type": "http.response.body", "body": body})
 
@@ -56,11 +53,10 @@ class WholeAnswer(Answer):
         elif isinstance(output, Broken):
             self.fail(Problem("log_lost", output.message))
         elif (problem := problem_of(output.end)) is not None:
-            self._end = output.end
             self.fail(problem)
+            self._end = output.end
         else:
             self._end = output.end
-            self._ended = output
             self._offset = output.offset
             self._wake()
 
