@@ -15,6 +15,7 @@ from scheduler.suspects import Suspects
 from scheduler.turn import Turn
 from schemas.dispatch import Answer, Work, WorkItem
 from schemas.ids import ModelKey, WorkerId
+from schemas.output import Cause
 
 EXCLUDED_S = 1.0
 """A worker that did not answer an offer of a request gets no other one of it for this long."""
@@ -164,7 +165,7 @@ class Dispatcher:
                     ack=held.ack,
                     attempt=held.attempt,
                     ctl_seq=held.ctl_seq,
-                    cause=held.cause,
+                    cause=self._cause(held),
                     age_s=now - held.arrived,
                     meta=held.meta,
                     body=held.body,
@@ -173,6 +174,11 @@ class Dispatcher:
             )
         self._offers[worker, seq] = _Offer(batch, now + self._limits.offer_timeout_s, returning)
         self._turn.out.append(events.Offer(worker, Work(seq, items)))
+
+    def _cause(self, held: Held) -> Cause:
+        """Why it is offered, by what is known now: it may have come back sooner than its worker was found dead."""
+        has_died = held.leased_by is not None and self._fleet.is_dead(held.leased_by, self._turn.now)
+        return "worker_dead" if has_died else held.cause
 
     def _give_up(self, worker: WorkerId, seq: int) -> list[Held]:
         self._turn.out.append(events.ForgetOffer(worker, seq))

@@ -106,6 +106,10 @@ class Fleet:
         """Whether we have been watching for long enough to call a worker dead."""
         return now - self._watching_since >= EVIDENCE_S
 
+    def is_dead(self, worker: WorkerId, now: float) -> bool:
+        """Whether a worker that once was there is not any more."""
+        return worker not in self._workers and self.has_evidence(now)
+
     def pulled(self, pull: Pull, now: float) -> Lost | None:
         """Takes in a pull. A worker whose steps went back is a new process under an old name: the old one is Lost."""
         worker_id = WorkerId(pull.worker)

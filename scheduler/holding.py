@@ -44,6 +44,8 @@ class Held:
     place: Place = "reading"
     ctl_seq: int = 0
     cause: Cause = "first"
+    leased_by: WorkerId | None = None
+    """Who made the last attempt, if its log ends with a lease."""
     expires_at: float = inf
     expiry: Literal["queue_timeout", "request_timeout"] = "queue_timeout"
     reads: int = 0

@@ -185,7 +185,7 @@ class Requests:
         if self._turn.leading:
             acks = lost.worker.acks() if self._turn.connected else {}
             self._out(events.WorkerGone(lost.id, lost.reason, len(acks)))
-            self._out(*(events.Nak(ack, 0.0) for ack in acks.values()))
+            self._out(*(events.Nak(ack, 0.0) for name, ack in acks.items() if not self._is_back(name)))
 
     def rotate(self) -> None:
         """New requests that have been held up for long enough make room for others."""
@@ -335,7 +335,9 @@ class Requests:
 
     def _note_ctl(self, held: Held, entry: Entry | None) -> None:
         held.ctl_seq = 0 if entry is None else entry.seq
-        held.cause = self._cause(held, entry)
+        held.cause = _cause(held, entry)
+        record = None if entry is None else entry.record
+        held.leased_by = WorkerId(record.worker) if isinstance(record, Lease) else None
         held.strikes = 0
 
     def _set_expiry(self, held: Held) -> None:
@@ -346,24 +348,24 @@ class Requests:
         held.expiry = "queue_timeout" if queue_s <= request_s else "request_timeout"
         self._holding.expire_at(held, held.arrived + min(queue_s, request_s))
 
-    def _cause(self, held: Held, entry: Entry | None) -> Cause:
-        match entry.record if entry is not None else None:
-            case Failed():
-                return "engine_error"
-            case Handoff():
-                return "handoff"
-            case Lease(worker=worker) if self._is_dead(WorkerId(worker)):
-                return "worker_dead"
-            case None if held.attempt == 1:
-                return "first"
-            case _:
-                return "redelivered"
-
-    def _is_dead(self, worker: WorkerId) -> bool:
-        return self._fleet.get(worker) is None and self._fleet.has_evidence(self._turn.now)
+    def _is_back(self, name: Name) -> bool:
+        """Whether a newer delivery of what a dead worker ran is known: one more would only come between."""
+        return self._holding.get(name) is not None or self._fleet.runs_anywhere(name)
 
     def _out(self, *actions: Action) -> None:
         self._turn.out.extend(actions)
+
+
+def _cause(held: Held, entry: Entry | None) -> Cause:
+    match entry.record if entry is not None else None:
+        case Failed():
+            return "engine_error"
+        case Handoff():
+            return "handoff"
+        case None if held.attempt == 1:
+            return "first"
+        case _:
+            return "redelivered"
 
 
 def _may_strike(entry: Entry) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from scheduler import events
+from schemas.ids import WorkerId
 from schemas.output import Cause, CtlRecord, End, Failed, Handoff, Lease
 from schemas.requests import InvalidMeta, RequestMeta
 from tests.unit.scheduler.world import LEASE, LIMITS, TENANT, World, ack_of, all_of, offered, one, rid
@@ -42,6 +43,26 @@ def test_the_cause_of_a_repeat(world: World, record: CtlRecord | None, cause: Ca
     item = one(events.Offer, actions).work.items[0]
     assert item.cause == cause
     assert item.ctl_seq == (0 if record is None else 7)
+
+
+def test_what_came_back_sooner_than_its_worker_was_found_dead_counts_against_it(world: World) -> None:
+    """Else a request that kills each worker, every time in step with its redelivery, would never collect a strike."""
+    world.pull("w1", free=0, running=[1])
+    world.deliver(1, attempt=2)
+    offer = one(events.Offer, world.read(1, LEASE))
+    assert (offer.worker, offer.work.items[0].cause) == ("w1", "redelivered")
+    assert not offered(world.send(events.OfferFailed(WorkerId("w1"), offer.work.seq)))
+    gone = world.wait(4)
+    assert one(events.WorkerGone, gone).worker == "w1"
+    assert not all_of(events.Nak, gone), "the delivery at hand is newer: another one would only come between"
+    assert one(events.Offer, world.pull("w2", free=1)).work.items[0].cause == "worker_dead"
+
+
+def test_a_dead_workers_request_that_runs_elsewhere_is_not_sent_again(world: World) -> None:
+    world.pull("w1", running=[1, 2])
+    world.wait(2)
+    world.pull("w2", running=[1])
+    assert [nak.ack for nak in all_of(events.Nak, world.wait(1.5))] == [ack_of(2)]
 
 
 def test_who_has_just_come_calls_nobody_dead() -> None:
