@@ -29,6 +29,7 @@ import uvloop
 from infra.logs import configure_logs, get_logger
 from infra.setting_topics import describe
 from infra.settings import Settings, SettingsError, load_settings
+from infra.tracing import NoTracer, Tracer
 
 log = get_logger("lifecycle")
 
@@ -52,6 +53,7 @@ class RoleContext:
         self.id = process_id
         self.stop = asyncio.Event()
         """Set by the first SIGTERM or SIGINT: take nothing new, finish or hand off what runs, return."""
+        self.tracer: Tracer = NoTracer()
         self._tasks = tasks
         self._background: dict[asyncio.Task[None], None] = {}
         self._ready_fd = ready_fd

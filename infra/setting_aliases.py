@@ -39,6 +39,11 @@ def _api_root(text: str) -> str:
     return f"{text.rstrip('/')}/v1" if urlsplit(text).path in ("", "/") else text
 
 
+def _traces_of(text: str) -> str:
+    """A collector's address, as OpenTelemetry's specification has it: traces go to a path under it."""
+    return f"{text.rstrip('/')}/v1/traces"
+
+
 ALIASES: dict[str, Alias] = {
     "MAX_ACTIVE": Alias("slots"),
     "MAX_CONCURRENT_REQUESTS": Alias("slots"),
@@ -66,6 +71,9 @@ ALIASES: dict[str, Alias] = {
     "MAX_NUM_SEQS": Alias("max_num_seqs"),
     "DTYPE": Alias("dtype"),
     "QUANTIZATION": Alias("quantization"),
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": Alias("otlp_endpoint"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": Alias("otlp_endpoint", _traces_of),
+    "OTEL_EXPORTER_OTLP_HEADERS": Alias("otlp_headers"),
     "MOCK_TOKEN_DELAY_SECONDS": Alias("itl_ms", _milliseconds),
 }
 """Of two variables for one setting the first one here holds."""

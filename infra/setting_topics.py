@@ -15,6 +15,8 @@ STARTS = {
     "api_keys": "Who may ask",
     "queue_mode": "How much",
     "files_bytes_max": "Files and batches",
+    "nats_nkey_file": "Broker",
+    "trace_sample_ratio": "Traces and metrics",
     "nats_url": "Broker",
     "host": "Processes",
     "broker_port": "Broker",

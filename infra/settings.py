@@ -24,7 +24,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from infra.api_settings import ApiSettings
+from infra.operating_settings import OperatingSettings
 from infra.setting_aliases import Taken, taken_from
 from infra.setting_types import GIB, KIB, MIB, Bytes, Milliseconds, Port, Processes, Seconds
 
@@ -40,7 +40,7 @@ class SettingsError(Exception):
     """
 
 
-class Settings(ApiSettings):
+class Settings(OperatingSettings):
     """All settings, with their units last.
 
     Construct through `load_settings`, which also reports unknown names.
@@ -188,9 +188,6 @@ class Settings(ApiSettings):
     append_bytes_max: Bytes = Field(64 * KIB, description="Largest single append to an output log.")
     append_timeout_s: Seconds = Field(
         1.0, description="An unanswered append is sent again, byte for byte, after this."
-    )
-    worker_metrics_port: Port = Field(
-        0, description="A worker shows its metrics on the first free port from this one on; 0: nowhere."
     )
     step_s_max: Seconds = Field(10, description="An engine without a step for this long counts as hung.")
 

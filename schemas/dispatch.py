@@ -90,10 +90,12 @@ class WorkItem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Work(msgspec.Struct, frozen=True):
-    """A batch for one worker; `seq` counts the scheduler's messages to that worker."""
+    """A batch for one worker; `seq` counts the scheduler's messages to that worker. `trace` is the context of the batch
+    (`schemas.trace`): attempts link to it. Empty: it is not traced."""
 
     seq: int
     items: list[WorkItem]
+    trace: str = ""
 
 
 class WorkReply(msgspec.Struct, frozen=True):

@@ -101,7 +101,8 @@ class Tail(msgspec.Struct, frozen=True, omit_defaults=True):
 class Lease(msgspec.Struct, frozen=True, omit_defaults=True, tag="lease", tag_field="t"):
     """From this record on only its `nonce` may append; stored by CAS on the `ctl` sequence before it.
 
-    `view` is the request's: its own message is gone once the request has ended.
+    `view` is the request's: its own message is gone once the request has ended. `trace` is the context of the attempt
+    (`schemas.trace`): a later attempt tells of this one when its worker cannot any more. Empty: it is not traced.
     """
 
     nonce: str
@@ -113,6 +114,7 @@ class Lease(msgspec.Struct, frozen=True, omit_defaults=True, tag="lease", tag_fi
     engine: str = ""
     fingerprint: str = ""
     view: View | None = None
+    trace: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed", tag_field="t"):

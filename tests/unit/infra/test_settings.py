@@ -110,7 +110,7 @@ def test_sizes_can_be_written_with_units() -> None:
 
 def test_values_are_plain_types_that_any_encoder_takes() -> None:
     given = load_settings({"queue_bytes_max": "1GiB"}).model_dump()
-    assert {type(value) for value in given.values()} <= {int, float, str, type(Path()), SecretStr}
+    assert {type(value) for value in given.values()} <= {bool, int, float, str, type(Path()), SecretStr}
 
 
 def test_unknown_name_in_each_source(monkeypatch: pytest.MonkeyPatch) -> None:
