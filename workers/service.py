@@ -247,7 +247,7 @@ class WorkerService:
                 say = log.debug if action.outcome == "ended" else log.info
                 say("settled", rid=_rid(action.key), outcome=action.outcome, tokens=action.tokens)
                 metrics.SETTLED.labels(action.outcome).inc()
-                metrics.TOKENS.inc(action.tokens)
+                metrics.LOGGED_TOKENS.inc(action.tokens)
                 self._note_drained()
 
     def _publish(self, action: Publish) -> None:
