@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from edge import metrics
 from edge.errors import Problem
 from edge.recent import Recent, Took
-from infra import telemetry
+from infra.metrics.tables import MODELS, UNKNOWN_MODEL
 
 LEFT_STATUS = 499
 """In the metrics only: there is nobody to send a status to."""
@@ -14,17 +15,29 @@ RECENT = Recent()
 
 
 class Account:
-    """One admitted request, from its arrival at this edge on. Times are in seconds of one monotonic clock."""
+    """One admitted request, from its arrival at this edge on. Times are in seconds of one monotonic clock.
 
-    def __init__(self, model: str, now: float) -> None:
-        self._model = model
+    `trace_id`: of a request that is traced; what is slow leads to its trace.
+    """
+
+    def __init__(self, model: str, now: float, trace_id: str = "") -> None:
+        self._model = MODELS.of(model)
         self._arrived_at = now
-        telemetry.INFLIGHT_REQUESTS.labels(model).inc()
+        self._exemplar = {"trace_id": trace_id} if trace_id else None
+        self._gaps = metrics.INTER_TOKEN_LATENCY.of(self._model)
+        self._record_at = 0.0
+        metrics.INFLIGHT_REQUESTS.labels(self._model).inc()
         RECENT.began()
 
     def first_token(self, now: float) -> None:
         """The first text leaves for the client."""
-        telemetry.TIME_TO_FIRST_TOKEN.labels(self._model).observe(now - self._arrived_at)
+        self._record_at = now
+        metrics.TIME_TO_FIRST_TOKEN.labels(self._model).observe(now - self._arrived_at, self._exemplar)
+
+    def record(self, now: float) -> None:
+        """So does what another record brought. The token path: a fraction of a microsecond."""
+        self._gaps.observe(now - self._record_at)
+        self._record_at = now
 
     def ended(
         self,
@@ -38,17 +51,18 @@ class Account:
     ) -> None:
         """The answer is over after `tokens` tokens; `status` is what its client was told; `left`: it was gone."""
         total_s = now - self._arrived_at
-        telemetry.INFLIGHT_REQUESTS.labels(self._model).dec()
-        telemetry.REQUEST_DURATION.labels(self._model).observe(total_s)
-        telemetry.OUTPUT_TOKENS.labels(self._model).inc(tokens)
-        telemetry.REQUESTS.labels(self._model, LEFT_STATUS if left else status).inc()
+        metrics.INFLIGHT_REQUESTS.labels(self._model).dec()
+        metrics.REQUEST_DURATION.labels(self._model).observe(total_s, self._exemplar)
+        metrics.OUTPUT_TOKENS.labels(self._model).inc(tokens)
+        metrics.REQUESTS.labels(self._model, LEFT_STATUS if left else status).inc()
         if problem is not None:
-            telemetry.FAILURES.labels(self._model, problem.reason).inc()
+            metrics.FAILURES.labels(self._model, problem.reason).inc()
         RECENT.ended(Took(now, tokens, first_token_s, total_s), failed=problem is not None)
 
 
 def refused(problem: Problem, status: int) -> None:
     """A request was turned away before it became one. What it named is the client's text, so it is no label."""
-    telemetry.REQUESTS.labels(telemetry.UNKNOWN_MODEL, status).inc()
-    telemetry.FAILURES.labels(telemetry.UNKNOWN_MODEL, problem.reason).inc()
+    metrics.REQUESTS.labels(UNKNOWN_MODEL, status).inc()
+    metrics.FAILURES.labels(UNKNOWN_MODEL, problem.reason).inc()
+    metrics.REJECTS.labels(problem.reason).inc()
     RECENT.refused()

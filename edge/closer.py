@@ -6,6 +6,7 @@ import asyncio
 
 from msgspec.structs import replace
 
+from edge import metrics
 from infra.bus import Bus
 from infra.jetstream import JetStream
 from infra.logs import get_logger
@@ -49,6 +50,8 @@ class Closer:
         if isinstance(last.record, End) and last.record.n is None:
             # Not its owner's: whoever holds the request may not know yet. Also when it was stored by an earlier try.
             self._bus.publish(subjects.cancel(tenant, rid), encode(Cancel(reason=last.record.reason)))
+            if last.record == closing and end.status == "cancelled":
+                metrics.CANCELS.inc()
         return last
 
     def close_soon(self, tenant: TenantKey, rid: RequestId, end: End, *, expect: int | None = None) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 
 from starlette.responses import Response
 
-from edge import ends
+from edge import ends, metrics
 from edge.accounts import Account, refused
 from edge.answers import Answer, AnswerLimits, Outcome, Submit, Ticket
 from edge.audience import Audience
@@ -83,6 +83,7 @@ class Desk:
         shared: bool = False,
         submit: Submit | None = None,
         account: str | None = None,
+        trace_id: str = "",
         seen: Position | None = None,
         stream: bool | None = None,
         client_id: str = "",
@@ -94,6 +95,7 @@ class Desk:
 
         `meta`: of the request's message; None once that has gone: then it has ended. `shared`: others may read it, too.
         `submit` is for a request that is new, and `account` the model it counts for; without it there is one already.
+        `trace_id`: of a request that is traced.
         `seen`: see `EventStream`. `stream`: None for what the view says. `permit` and `prospect`: of a request that
         is new.
         """
@@ -112,7 +114,7 @@ class Desk:
             request_timeout_s=min(
                 told.request_timeout_s or settings.request_timeout_s, settings.request_timeout_max_s
             ),
-            attach=partial(self._attach, account, grace_s, shared),
+            attach=partial(self._attach, account, trace_id, grace_s, shared),
             share=self.audience.share,
             detach=partial(self._detach, view.model, client_id, permit),
             close=partial(self._close, tenant, rid),
@@ -121,6 +123,8 @@ class Desk:
             prospect=prospect,
             shape=manner.shape,
         )
+        if seen is not None:
+            metrics.RESUMES.inc()
         shape = manner.shape(view, rid)
         if view.stream if stream is None else stream:
             at_once = manner.at_once
@@ -128,10 +132,10 @@ class Desk:
         return manner.whole(ticket, submit, self._sources, shape, self._limits)
 
     def _attach(
-        self, account: str | None, grace_s: float | None, shared: bool, answer: Answer
+        self, account: str | None, trace_id: str, grace_s: float | None, shared: bool, answer: Answer
     ) -> Account | None:
         self.audience.join(answer, grace_s, shared=shared)
-        return None if account is None else Account(account, self._now())
+        return None if account is None else Account(account, self._now(), trace_id)
 
     def _detach(
         self,
@@ -144,7 +148,12 @@ class Desk:
         problem: Problem | None,
     ) -> None:
         self.audience.leave(answer, why)
-        permit.settle(answer.settled)
+        settled = answer.settled
+        permit.settle(settled)
+        if outcome == "left":
+            metrics.DISCONNECTED_CLIENTS.inc()
+        elif problem is not None and settled.how == "refused":
+            metrics.REJECTS.labels(problem.reason).inc()
         fields: dict[str, str] = {"rid": answer.ticket.rid, "model": model, "outcome": outcome}
         if problem is not None:
             fields |= {"reason": problem.reason, "message": problem.message}

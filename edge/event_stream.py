@@ -114,6 +114,8 @@ class EventStream(Answer):
                 self._first_token_at = self._loop.time()
                 if self._account is not None:
                     self._account.first_token(self._first_token_at)
+            elif self._account is not None:
+                self._account.record(self._loop.time())
             self._offset = output.offset
             self._begun = True
             self._push(self._unseen(self._shape.tokens(output)))

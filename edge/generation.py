@@ -35,6 +35,7 @@ from edge.wishes import WishDefaults, Wishes, wishes_of
 from infra.settings import Settings
 from schemas.ids import RequestId, fingerprint, request_id
 from schemas.requests import View
+from schemas.trace import context_of
 
 
 class Generation:
@@ -65,6 +66,7 @@ class Generation:
         self._body_bytes_max = body_bytes_max
         self._now = asyncio.get_running_loop().time
         self._queue_timeout_s = settings.queue_timeout_s
+        self._trace_ratio = settings.trace_sample_ratio
         self._wish_defaults = WishDefaults(
             settings.on_disconnect, settings.idempotency_grace_s, settings.request_timeout_max_s
         )
@@ -161,11 +163,18 @@ class Generation:
             grace_s=wishes.grace_s,
             submit=submit,
             account=admitted.card.name,
+            trace_id=self._trace_id(arrival),
             client_id=arrival.headers.get("x-request-id", ""),
             permit=permit,
             prospect=prospect,
             manner=manner,
         )
+
+    def _trace_id(self, arrival: Arrival) -> str:
+        """Empty: the request is not traced."""
+        given = arrival.headers.get("traceparent", "")
+        context = context_of(arrival.tenant, arrival.rid, given, ratio=self._trace_ratio)
+        return context.trace_id if context.is_sampled else ""
 
     async def _known(
         self,

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from edge import metrics
 from edge.relay import Broken, Ended, Output, Relay, Replay, Tokens
-from infra import telemetry
 from infra.bus import Bus, Subscription
 from infra.logs import get_logger
 from infra.output_log import OutputLog
@@ -113,7 +113,7 @@ class LogReader:
     def _perform(self, outputs: list[Output]) -> None:
         for output in outputs:
             if isinstance(output, Replay):
-                telemetry.REPLAYS.inc()
+                metrics.REPLAYS.inc()
                 self._replay_task = asyncio.create_task(self._replay(output.start_seq))
                 self._replay_task.add_done_callback(self._on_replayed)
             else:

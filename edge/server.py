@@ -52,6 +52,7 @@ async def serve(context: RoleContext) -> None:
     )
     serving = context.spawn(server.serve(sockets=[listener]), "http")
     await server.accepting.wait()
+    await context.show_metrics(edge.scrape.page, settings.edge_metrics_port)
     edge.when_ready(context.ready)
     edge.batches.start()
     await context.stop.wait()

@@ -22,6 +22,7 @@ from edge.readiness import Readiness
 from edge.registry import Registry
 from edge.requests_api import RequestsApi
 from edge.responses.quota import ResponsesQuota
+from edge.scrape import Scrape
 from edge.waiting_room import WaitingRoom
 from infra.bus import Bus
 from infra.jetstream import JetStream
@@ -89,6 +90,7 @@ class Edge:
         self.generate = self._generation.generate
         self.requests = RequestsApi(settings, js, lookup, sources, self._closer, self.registry, self._desk)
         self.responses_quota = ResponsesQuota(settings, bus)
+        self.scrape = Scrape(settings, bus, name, self.registry, fail)
         self.batches = Batches(
             settings,
             js,
@@ -104,6 +106,7 @@ class Edge:
         self._readiness.start()
         self.bus.on_state(self._on_state)
         self._desk.audience.start()
+        self.scrape.start()
 
     @property
     def body_bytes_max(self) -> int:
@@ -133,6 +136,7 @@ class Edge:
         await asyncio.gather(self._closer.drain(timeout_s), self._entrance.close(timeout_s))
         self._desk.audience.close()
         self._images.close()
+        self.scrape.close()
 
     def _on_state(self, connected: bool) -> None:
         if connected:

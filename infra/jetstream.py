@@ -15,6 +15,7 @@ import msgspec
 from infra import wire
 from infra.bus import Bus
 from infra.consumers import Consumer, Delivered
+from infra.stream_states import ConsumerState, StreamState, consumer_state, stream_state
 from schemas import subjects
 from schemas.errors import BrokerAway, BrokerRefused, StreamMismatch
 from schemas.streams import NS_PER_S, ONLY_AT_BIRTH, ConsumerSpec, StreamSpec
@@ -75,19 +76,6 @@ class Stored(NamedTuple):
     subject: str
     headers: bytes
     payload: bytes
-
-
-class Usage(NamedTuple):
-    """What a stream holds, and how many bytes it may hold (-1: no limit)."""
-
-    messages: int
-    bytes: int
-    bytes_max: int
-
-    @property
-    def share(self) -> float:
-        """The share of its bytes that is taken, 0 to 1."""
-        return self.bytes / self.bytes_max if self.bytes_max > 0 else 0.0
 
 
 class _PubAckWire(msgspec.Struct):
@@ -246,21 +234,25 @@ class JetStream:
         answer = await self._api(subjects.js_stream("MSG.DELETE", stream), body, allow=_NOTHING_TO_DELETE)
         return answer is not None and bool(answer.get("success"))
 
-    async def usage(self, stream: str) -> Usage:
-        """How much of `stream` is taken."""
+    async def usage(self, stream: str) -> StreamState:
+        """How much of `stream` is taken, and how it stands."""
         info = await self._api(subjects.js_stream("INFO", stream), allow=(_STREAM_NOT_FOUND,))
         if info is None:
             # As in `last`: a scheduler makes it.
             raise BrokerAway(f"there is no stream {stream} now")
-        state = info["state"]
-        return Usage(int(state["messages"]), int(state["bytes"]), int(info["config"]["max_bytes"]))
+        return stream_state(info)
 
     async def undelivered(self, spec: ConsumerSpec) -> int | None:
         """Messages a consumer has yet to deliver for the first time; None: there is no such consumer."""
+        state = await self.consumer_state(spec)
+        return None if state is None else state.num_pending
+
+    async def consumer_state(self, spec: ConsumerSpec) -> ConsumerState | None:
+        """How a consumer stands; None: there is no such consumer."""
         info = await self._api(
             subjects.js_consumer("INFO", spec.stream, spec.name), allow=(_CONSUMER_NOT_FOUND,)
         )
-        return None if info is None else int(info["num_pending"])
+        return None if info is None else consumer_state(info)
 
     async def delete_consumer(self, spec: ConsumerSpec) -> None:
         """Deletes a durable consumer, if it is there. What it has not seen settled, the next one delivers again."""

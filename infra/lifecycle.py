@@ -27,6 +27,8 @@ from typing import Any, NoReturn
 import uvloop
 
 from infra.logs import configure_logs, get_logger
+from infra.metrics.page import Page
+from infra.metrics.server import PageServer
 from infra.setting_topics import describe
 from infra.settings import Settings, SettingsError, load_settings
 from infra.tracing import NoTracer, Tracer
@@ -54,6 +56,8 @@ class RoleContext:
         self.stop = asyncio.Event()
         """Set by the first SIGTERM or SIGINT: take nothing new, finish or hand off what runs, return."""
         self.tracer: Tracer = NoTracer()
+        self.metrics_port = 0
+        """Where this process shows its own metrics; 0: nowhere."""
         self._tasks = tasks
         self._background: dict[asyncio.Task[None], None] = {}
         self._ready_fd = ready_fd
@@ -68,9 +72,16 @@ class RoleContext:
         self._is_ready = True
         _spare_the_collector()
         if self._ready_fd is not None:
-            os.write(self._ready_fd, b"ready\n")
+            os.write(self._ready_fd, f"ready {self.metrics_port or ''}".strip().encode() + b"\n")
             os.close(self._ready_fd)
         log.info("ready")
+
+    async def show_metrics(self, page: Page, first_port: int) -> None:
+        """Serves `page` on the first port that is free, from this one on; 0: nowhere. Raises OSError."""
+        if first_port:
+            server = PageServer(page)
+            await server.start(self.settings.host, first_port)
+            self.metrics_port = server.port
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Runs a background task.

@@ -34,6 +34,7 @@ async def serve(context: RoleContext) -> None:
         service = SchedulerService(context, js, limits, partial(ensure_streams, js, settings))
         try:
             service.start()
+            await context.show_metrics(service.page(), settings.scheduler_metrics_port)
             context.ready()
             await context.stop.wait()
             await service.hand_over()

@@ -152,6 +152,16 @@ class Core:
         """Requests held, wherever they stand."""
         return len(self._requests)
 
+    def held_of(self, model: str) -> int:
+        """Requests held of a model, by its key."""
+        known = self._models.get(ModelKey(model))
+        return 0 if known is None else known.window.held
+
+    def model_of(self, worker: WorkerId) -> str | None:
+        """The name of the model that a live worker serves."""
+        known = self._fleet.get(worker)
+        return None if known is None else known.pull.model.name
+
     def to_look_at(self, now: float) -> list[tuple[Klass, ModelKey]]:
         """Consumers that should be asked now what they have yet to deliver; say ConsumerSeen of each that answers."""
         return self._fetching.to_look_at(now)

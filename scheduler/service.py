@@ -15,10 +15,14 @@ from infra.consumers import Consumer, Delivered
 from infra.jetstream import SERVICE_UNAVAILABLE, JetStream
 from infra.lifecycle import RoleContext
 from infra.logs import get_logger
+from infra.metrics.page import Page
+from infra.micro import Endpoint, Micro
 from infra.wire import parse_headers, status_of
-from scheduler import events, quota_events
+from scheduler import events, metrics, quota_events
 from scheduler.broker_calls import BrokerCalls
 from scheduler.core import Core
+from scheduler.counting import CountAnswers, Counting
+from scheduler.figures import Figures
 from scheduler.leadership import Leadership
 from scheduler.limits import Limits
 from scheduler.quota_calls import QuotaCalls
@@ -57,6 +61,10 @@ class SchedulerService:
         self._bus = js.bus
         self._ensure_streams = ensure
         self._core = Core(context.id, limits)
+        self._counting = Counting(self._core)
+        self._figures = Figures(js, context.settings, lambda: self._core.leading and self._bus.connected)
+        self._cancels = Endpoint("cancel", subjects.CANCEL_ALL)
+        self._micro = Micro(js.bus, "scheduler", context.id, self._cancels)
         self._calls = BrokerCalls(js, self._handle)
         self._quota_calls = QuotaCalls(js, self._handle)
         self._leadership = Leadership(
@@ -81,6 +89,12 @@ class SchedulerService:
         self._leadership.start()
         self._spawn(self._poll_streams(), "streams")
         self._spawn(self._poll_consumers(), "consumers")
+        self._spawn(self._figures.poll(), "figures")
+        self._micro.start()
+
+    def page(self) -> Page:
+        """What is shown of this scheduler, and of the broker while it leads."""
+        return Page("scheduler", metrics.TABLE, lambda: self._bus.connected, refresh=self._refresh)
 
     async def hand_over(self) -> None:
         """Gives up leadership and everything held; returns when that is done or has taken too long."""
@@ -104,7 +118,10 @@ class SchedulerService:
             return
         self._handling = True
         while self._waiting:
-            for action in self._core.handle(self._waiting.popleft(), clock.now()):
+            happened = self._waiting.popleft()
+            self._counting.came(happened)
+            for action in self._core.handle(happened, clock.now()):
+                self._counting.wanted(action)
                 self._act(action)
         self._handling = False
         self._arm()
@@ -162,6 +179,10 @@ class SchedulerService:
                 self._spawn(self._leadership.remember(card), "remember model")
             case _:
                 assert_never(action)
+
+    def _refresh(self) -> None:
+        self._counting.refresh()
+        self._figures.refresh()
 
     # Messages in.
 
@@ -230,7 +251,9 @@ class SchedulerService:
             _log.warning("a cancel that cannot be read", error=str(error))
             return
         if cancel.close:
+            begun = clock.now()
             self._handle(events.CancelWished(*name, cancel.reason, reply))
+            self._cancels.count(clock.now() - begun)
         else:
             self._handle(events.CancelHinted(*name))
 
@@ -240,7 +263,9 @@ class SchedulerService:
                 self._bus.forget(self._probes.popitem()[1])
         self._handle(event)
 
-    def _on_answer(self, worker: WorkerId, seq: int, headers: bytes, payload: bytes) -> None:
+    def _on_answer(
+        self, worker: WorkerId, seq: int, count: CountAnswers, headers: bytes, payload: bytes
+    ) -> None:
         self._offers.pop((worker, seq), None)
         if status_of(headers) != SERVICE_UNAVAILABLE:
             try:
@@ -248,6 +273,7 @@ class SchedulerService:
             except ValueError as error:
                 _log.warning("an answer that cannot be read", worker=worker, error=str(error))
             else:
+                count(reply.answers)
                 self._handle(events.Answered(worker, seq, reply.answers))
                 return
         self._handle(events.OfferFailed(worker, seq))
@@ -260,7 +286,7 @@ class SchedulerService:
 
     def _offer(self, offer: events.Offer) -> None:
         worker, seq = offer.worker, offer.work.seq
-        on_answer = partial(self._on_answer, worker, seq)
+        on_answer = partial(self._on_answer, worker, seq, self._counting.offer(offer))
         token = self._bus.call(subjects.work(worker), dispatch.encode_work(offer.work), on_answer)
         if token:
             self._offers[worker, seq] = token
@@ -307,8 +333,10 @@ class SchedulerService:
             if self._core.leading and self._bus.connected:
                 try:
                     requests = await self._js.usage(streams.REQUESTS)
+                    self._figures.stream(streams.REQUESTS, requests)
                     self._handle(events.QueueDepth(requests.messages))
                     output = await self._js.usage(streams.OUTPUT)
+                    self._figures.stream(streams.OUTPUT, output)
                     self._handle(events.OutputUsed(output.share))
                 except (BrokerAway, BrokerRefused) as error:
                     _log.warning("streams not looked at", error=str(error))
@@ -318,12 +346,16 @@ class SchedulerService:
         while True:
             for klass, model in self._core.to_look_at(clock.now()):
                 for consumer in [one for of, one in self._consumers.get(model, ()) if of == klass]:
+                    spec = consumer.spec
                     try:
-                        undelivered = await self._js.undelivered(consumer.spec)
+                        state = await self._js.consumer_state(spec)
                     except (BrokerAway, BrokerRefused) as error:
                         _log.debug("consumer not looked at", model=model, klass=klass, error=str(error))
-                    else:
-                        self._handle(events.ConsumerSeen(klass, model, undelivered))
+                        continue
+                    if state is not None:
+                        self._figures.consumer(spec.stream, spec.name, state)
+                    undelivered = None if state is None else state.num_pending
+                    self._handle(events.ConsumerSeen(klass, model, undelivered))
             await asyncio.sleep(CONSUMERS_INTERVAL_S)
 
     # Time.

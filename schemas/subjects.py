@@ -161,6 +161,25 @@ def batch(tenant: str, batch_id: str) -> str:
     return f"{ROOT}.batch.{_key(tenant)}.{_key(batch_id)}"
 
 
+def edge_metrics(address: str) -> str:
+    """Where the edges that share an address are asked for their metrics."""
+    return f"{ROOT}.metrics.edge.{_key(address)}"
+
+
+MICRO_ALL = "$SRV.>"
+"""What the tools of NATS ask services."""
+
+
+def micro(verb: str, *whom: str) -> str:
+    """Where they ask all services, those of a name, or one instance of a name: `verb` is PING, INFO or STATS."""
+    return ".".join(["$SRV", verb, *map(_key, whom)])
+
+
+def micro_verb(subject: str) -> str:
+    """The verb of a subject that `micro` has built."""
+    return subject.split(".", 2)[1]
+
+
 # The JetStream API and acknowledgements (subjects of the server, not ours).
 
 JS_API = "$JS.API."

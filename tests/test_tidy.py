@@ -112,10 +112,14 @@ SHELLS = [
     "edge/forecast/doorkeeper.py",
     "scheduler/__main__.py",
     "scheduler/broker_calls.py",
+    "scheduler/counting.py",
+    "scheduler/figures.py",
     "scheduler/leadership.py",
     "scheduler/quota_calls.py",
     "scheduler/service.py",
     "workers/__main__.py",
+    "workers/counting.py",
+    "workers/engine_page.py",
     "workers/metrics.py",
     "workers/service.py",
     "workers/engines/base.py",
@@ -142,7 +146,7 @@ FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 VAGUE_NAMES = {"common", "helper", "helpers", "misc", "util", "utils"}
 LEFTOVERS = re.compile(r"\b(FIX" + r"ME|TO" + r"DO|XX" + r"X)\b")
-SUBJECT_WORDS = re.compile(r"^(llm\.v\d|\$(JS|KV|SYS)\.)")
+SUBJECT_WORDS = re.compile(r"^(llm\.v\d|\$(JS|KV|SRV|SYS)\.)")
 MARKDOWN_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 

@@ -121,7 +121,7 @@ class Attempt:
         match event:
             case EngineOutput() if event.run == self.run.number:
                 assert event.ids, "text without a token could not be told from its repeat"
-                self.run.spoke(now)
+                self.run.spoke(len(event.ids), now)
                 self._draft.tokens.push(event.ids, event.deltas, event.of)
                 return self._advance(now)
             case Stored() if self._publish_op == event.op:
@@ -257,7 +257,7 @@ class Attempt:
                 self.state = "running"
                 return self._advance(now)
             case "end":
-                return self._settle("ended", Ack(self.item.ack))
+                return self._settle("ended", Ack(self.item.ack), is_whole=True)
             case "failed":
                 return self._give_back("failed", FAILED_NAK_S, now)
             case "handoff":
@@ -375,7 +375,7 @@ class Attempt:
 
     def _on_finished(self, event: EngineFinished, now: float) -> list[Action]:
         if event.ids or event.deltas:
-            self.run.spoke(now)
+            self.run.spoke(len(event.ids), now)
             self._draft.tokens.push(event.ids, event.deltas, event.of)
         self.run.over()
         return self._close(records.end_finished(self.item, event), now)
@@ -393,8 +393,8 @@ class Attempt:
             return self._settle(outcome, Nak(self.item.ack, delay_s))
         return self._settle(outcome)
 
-    def _settle(self, outcome: Outcome, *settling: Action) -> list[Action]:
+    def _settle(self, outcome: Outcome, *settling: Action, is_whole: bool = False) -> list[Action]:
         self.state = "settled"
         self.occupies = False
-        settled = Settled(self.key, outcome, self._draft.tokens.made)
+        settled = Settled(self.key, outcome, self._draft.tokens.made, *self._draft.tally(is_whole=is_whole))
         return [*self._outbox.drop(), *self.run.stop(), *settling, settled]

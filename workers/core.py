@@ -93,6 +93,10 @@ class WorkerCore:
                 return self._on_attempt_event(event, now)
         return self._with_pull(actions, now)
 
+    def has(self, key: str) -> bool:
+        """Whether this request is here."""
+        return key in self._attempts
+
     def next_deadline(self) -> float | None:
         """When the next `Tick` is wanted; None: never."""
         # A pull that cannot be sent is not due: the first one after a reconnect tells everything.

@@ -32,6 +32,7 @@ class Draft:
         self._worker = worker
         self._run = run
         self._append_at = append_at
+        self._found: int | None = None
 
     def next(self, item: WorkItem, lease_seq: int, nonce: str, now: float) -> Next | None:
         """The record that is stored next under this lease. Nothing else of it is in flight."""
@@ -76,6 +77,8 @@ class Draft:
     def rebase(self, log: Fold) -> bool:
         """Goes on from `log`, with the tokens that wait where they extend it. False: the request has to be run again,
         from there."""
+        if self._found is None:
+            self._found = len(log.ids)
         is_kept = self.tokens.rebase(log)
         if is_kept and (self._run.number or self.closing is not None):
             return True
@@ -84,6 +87,12 @@ class Draft:
             return True
         self.closing = None
         return False
+
+    def tally(self, *, is_whole: bool) -> tuple[int, int]:
+        """Tokens that the engine has made for this attempt, and how many of them did not get into the log. `is_whole`:
+        all that waits is in it, in END."""
+        logged = (self.tokens.made if is_whole else self.tokens.off) - (self._found or 0)
+        return self._run.made, max(0, self._run.made - max(0, logged))
 
     def check(self) -> None:
         """Asserts the invariants. What waits while the broker is away is bounded: an engine makes no more tokens of a

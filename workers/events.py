@@ -222,11 +222,14 @@ class EngineHung(msgspec.Struct, frozen=True, gc=False):
 
 
 class Settled(msgspec.Struct, frozen=True, gc=False):
-    """This worker's part in a request is over, after `tokens` tokens: for the log and the metrics."""
+    """This worker's part in a request is over, after `tokens` tokens: for the log and the metrics. The engine has made
+    `generated` of them here, and `wasted` more that did not get into the log, as far as is known."""
 
     key: str
     outcome: Outcome
     tokens: int
+    generated: int = 0
+    wasted: int = 0
 
 
 Action = (

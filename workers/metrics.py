@@ -3,14 +3,7 @@ engine's own names."""
 
 from __future__ import annotations
 
-from contextlib import suppress
-
-from prometheus_client import CollectorRegistry, start_http_server
-
 from infra.metrics.tables import BATCH_SIZES, QUICK_S, Table
-
-PORTS_TRIED = 64
-"""Workers of one machine, each with a port of its own."""
 
 TABLE = Table("worker")
 
@@ -60,16 +53,3 @@ LOGGED_TOKENS = TABLE.counter(
     "penstock_worker_tokens_total", "Tokens in their logs then, those of earlier attempts with them."
 )
 ENGINE_STEPS = TABLE.told("penstock_engine_steps_total", "Steps that the engine has made.")
-
-
-def serve_metrics(host: str, first_port: int) -> int:
-    """Serves the page on the first port that is free, from this one on, and says which. Raises OSError."""
-    registry = CollectorRegistry()
-    TABLE.register(registry)
-    last = first_port + PORTS_TRIED - 1
-    for port in range(first_port, last):
-        with suppress(OSError):
-            start_http_server(port, host, registry)
-            return port
-    start_http_server(last, host, registry)
-    return last

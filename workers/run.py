@@ -11,11 +11,13 @@ from workers.limits import Worker
 
 
 class Run:
-    """At most one run at a time; `number` is 0 while there is none. `at` is when the last one began."""
+    """At most one run at a time; `number` is 0 while there is none. `at` is when the last one began, `made` counts the
+    tokens of all."""
 
     def __init__(self, key: str, worker: Worker, now: float) -> None:
         self.number = 0
         self.at = now
+        self.made = 0
         self._key = key
         self._worker = worker
         self._accepted_at = now
@@ -49,8 +51,9 @@ class Run:
         """Whether this attempt has made a token."""
         return self._first_token_at is not None
 
-    def spoke(self, now: float) -> None:
+    def spoke(self, tokens: int, now: float) -> None:
         """Tokens came."""
+        self.made += tokens
         if self._first_token_at is None:
             self._first_token_at = now
 

@@ -12,6 +12,8 @@ from infra.bus import Bus
 from infra.jetstream import TOO_LARGE, JetStream, decode_puback, expect_headers, fence_headers
 from infra.lifecycle import RoleContext
 from infra.logs import get_logger
+from infra.metrics.page import Page
+from infra.micro import Endpoint, Micro
 from infra.output_log import OutputLog
 from infra.settings import Settings
 from schemas import dispatch, subjects
@@ -21,6 +23,8 @@ from schemas.output import Tok
 from schemas.streams import OUTPUT
 from workers import metrics
 from workers.core import WorkerCore
+from workers.counting import Counting
+from workers.engine_page import EnginePage
 from workers.engines.base import Capabilities, Engine
 from workers.engines.registry import make_engine
 from workers.events import (
@@ -99,6 +103,9 @@ class WorkerService:
         self._engine = engine
         self._worker_id = worker_id
         self._core: WorkerCore
+        self._counting: Counting
+        self._work = Endpoint("work", subjects.work(worker_id))
+        self._micro = Micro(bus, "worker", worker_id, self._work)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
@@ -114,9 +121,8 @@ class WorkerService:
             return
         limits = _limits(settings, settings.slots or can.slots)
         self._core = WorkerCore(self._worker_id, _card(settings.model, can), can, limits)
-        if settings.worker_metrics_port:
-            port = metrics.serve_metrics(settings.host, settings.worker_metrics_port)
-            log.info("metrics", url=f"http://{settings.host}:{port}/metrics")
+        self._counting = Counting(can.name or settings.model, limits.slots)
+        await self._context.show_metrics(self._page(), settings.worker_metrics_port)
         log.info("engine started", engine=can.engine, revision=can.revision, slots=limits.slots)
         self._context.spawn(self._watch_engine(), "engine")
         if await self._output_is_there():
@@ -124,11 +130,22 @@ class WorkerService:
             self._bus.subscribe(subjects.work(self._worker_id), self._on_work)
             self._bus.subscribe(subjects.CANCEL_ALL, self._on_cancel)
             self._bus.subscribe(subjects.LEADER, self._on_leader)
+            self._micro.start()
             self._feed(ConnectionChanged(self._bus.connected))
             self._context.ready()
             await self._context.stop.wait()
             await self._drain()
         await self._engine.stop()
+
+    def _page(self) -> Page:
+        """What is shown of this worker, and of its engine."""
+        return Page(
+            "worker",
+            metrics.TABLE,
+            lambda: self._bus.connected,
+            refresh=lambda: self._counting.looked(self._engine.load()),
+            beside=EnginePage(self._engine).families,
+        )
 
     async def _start_engine(self) -> Capabilities | None:
         """Loading may take minutes. None: told to stop meanwhile."""
@@ -219,21 +236,26 @@ class WorkerService:
                 self._bus.publish(subjects.PULL, dispatch.encode(action.pull))
             case StartEngine():
                 self._engine.submit(action.request)
+                self._counting.started(action.request)
             case StopEngine():
                 self._engine.cancel(action.key)
+                self._counting.freed(action.key)
             case Ack():
                 self._js.ack(action.ack)
             case Nak():
                 self._js.nak(action.ack, action.delay_s)
             case Reply():
                 self._bus.publish(action.to, dispatch.encode(dispatch.WorkReply(action.answers)))
+                self._counting.answered(action.answers)
             case ReadCtl():
                 self._context.spawn(self._read_ctl(action), "read ctl")
             case ReadLog():
                 self._context.spawn(self._read_log(action), "read log")
             case Forget():
                 self._forget(action.op)
+                self._counting.forgotten(action.op)
             case LetterLost():
+                self._counting.letter_lost()
                 log.error(
                     "a poisoned request ends without a copy in DEAD: it cannot be redriven",
                     rid=_rid(action.key),
@@ -246,8 +268,7 @@ class WorkerService:
             case Settled():
                 say = log.debug if action.outcome == "ended" else log.info
                 say("settled", rid=_rid(action.key), outcome=action.outcome, tokens=action.tokens)
-                metrics.SETTLED.labels(action.outcome).inc()
-                metrics.LOGGED_TOKENS.inc(action.tokens)
+                self._counting.settled(action)
                 self._note_drained()
 
     def _publish(self, action: Publish) -> None:
@@ -263,14 +284,17 @@ class WorkerService:
         token = self._bus.call(action.subject, action.body, on_reply, headers=headers)
         if token:
             self._calls[action.op] = (*self._calls.get(action.op, ()), token)
+            self._counting.sent(action.op, action.kind)
 
     def _on_puback(self, key: str, op: int, headers: bytes, payload: bytes) -> None:
         """An answer to any of the tries counts: they carried the same bytes."""
         self._forget(op)
         ack = decode_puback(headers, payload)
         if ack.stored:
+            self._counting.stored(op)
             self._feed(Stored(key, op, ack.seq))
             return
+        self._counting.refused(op, ack.err_code)
         log.debug("publish refused", rid=_rid(key), err_code=ack.err_code, reason=ack.description)
         self._feed(Refused(key, op, ack.err_code, ack.last_seq or 0))
 
@@ -310,9 +334,12 @@ class WorkerService:
             work = dispatch.decode_work(payload)
         except ValueError as error:
             log.error("a batch that cannot be read", error=str(error))
+            self._work.count(0.0, "a batch that cannot be read")
             return
-        metrics.BATCH_SIZE.observe(len(work.items))
+        begun = clock.now()
+        self._counting.offered(work)
         self._feed(Offered(work, reply))
+        self._work.count(clock.now() - begun)
 
     def _on_leader(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
         try:
@@ -326,7 +353,10 @@ class WorkerService:
         request = subjects.parse_cancel(subject)
         if request is not None:
             tenant, rid = request
-            self._feed(CancelHinted(f"{tenant}.{rid}"))
+            key = f"{tenant}.{rid}"
+            if self._core.has(key):
+                self._counting.cancelled(key)
+            self._feed(CancelHinted(key))
 
 
 def _rid(key: str) -> str:

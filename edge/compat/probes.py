@@ -11,7 +11,6 @@ from edge.compat.styles import EVENT_ERRORS
 from edge.errors import AWAY
 from edge.problem_response import ProblemResponse
 from edge.service import Edge
-from infra import telemetry
 
 JSON = "application/json"
 
@@ -34,27 +33,8 @@ def add(app: FastAPI, edge: Edge) -> None:
     async def metrics(request: Request) -> Response:
         if JSON in request.headers.get("accept", ""):
             return _json(numbers_of(RECENT, edge.registry.queue_stats().pending_requests))
-        _measure(edge)
-        page, content_type = telemetry.exposition()
+        page, content_type = await edge.scrape.render(request.headers.get("accept", ""))
         return Response(page, media_type=content_type)
-
-
-def _measure(edge: Edge) -> None:
-    """Sets what is known, not counted."""
-    stats = edge.registry.queue_stats()
-    telemetry.QUEUE_DEPTH.set(stats.pending_requests)
-    telemetry.RUNNING_REQUESTS.set(stats.processing_requests)
-    telemetry.WORKERS.labels("idle").set(stats.idle_workers)
-    telemetry.WORKERS.labels("busy").set(stats.busy_workers)
-    # A model that is forgotten is told of no more.
-    telemetry.SLOTS.clear()
-    telemetry.FREE_SLOTS.clear()
-    for model in edge.registry.models():
-        telemetry.SLOTS.labels(model.id).set(model.slots)
-        telemetry.FREE_SLOTS.labels(model.id).set(model.free)
-    took = RECENT.total_s()
-    for quantile, seconds in (("0.5", took.p50), ("0.95", took.p95), ("0.99", took.p99)):
-        telemetry.REQUEST_DURATION_QUANTILE.labels(quantile).set(seconds)
 
 
 def _json(body: object, status: int = 200) -> Response:

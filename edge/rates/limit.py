@@ -10,13 +10,13 @@ from functools import partial
 from limits import RateLimitItemPerSecond
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
+from edge import metrics
 from edge.call import Caller, Rate
 from edge.errors import Header, Problem
 from edge.gate import Entering, Pass, Settled
 from edge.rates.counted import Counted, Knock
 from edge.rates.storage import NatsStorage
 from edge.rates.window import Window, duration
-from infra import telemetry
 from infra.bus import Bus
 from infra.counters import Counters
 from infra.jetstream import JetStream
@@ -89,7 +89,7 @@ class Rates:
                 item.key_for(caller_id, what), rate.window_s
             )
         except (BrokerAway, BrokerRefused) as error:
-            telemetry.RATES_UNKNOWN.inc()
+            metrics.RATES_UNKNOWN.inc()
             if isinstance(error, BrokerRefused):
                 _log.warning("not counted", caller=caller_id, what=what, error=str(error))
             return counted

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from limits import RateLimitItemPerSecond
 
+from edge import metrics
 from edge.admission import Admitted, Arrival
 from edge.call import Caller, Rate
 from edge.errors import Problem
@@ -21,7 +22,6 @@ from edge.gate import Entering, Pass
 from edge.lineages import Lineages, Resolved
 from edge.rates.limit import COUNT_TIMEOUT_S, Rates
 from edge.rates.storage import NatsStorage, _subject
-from infra import telemetry
 from infra.broker import Broker
 from infra.counters import Counters
 from infra.settings import load_settings
@@ -199,12 +199,12 @@ async def test_what_the_queue_refuses_costs_nothing(own_broker: Broker) -> None:
 async def test_what_cannot_be_counted_is_let_in(own_broker: Broker) -> None:
     async with stage_on(own_broker, rate_requests_max=1) as stage:
         await stage.worlds[0].backend.bus.request(subjects.js_stream("DELETE", RATES), timeout_s=5)
-        before = telemetry.RATES_UNKNOWN._value.get()
+        before = metrics.RATES_UNKNOWN._value.get()
         answers = [await stage.ask(number % 2) for number in range(4)]
         assert [answer.status_code for answer in answers] == [200] * 4
         assert answers[0].headers["x-ratelimit-limit-requests"] == "1"
         assert "x-ratelimit-remaining-requests" not in answers[0].headers
-        assert telemetry.RATES_UNKNOWN._value.get() == before + 4
+        assert metrics.RATES_UNKNOWN._value.get() == before + 4
 
 
 async def test_a_broker_that_does_not_answer_keeps_nobody_waiting(own_broker: Broker) -> None:

@@ -23,11 +23,13 @@ from typing import Any, TypeVar
 
 import msgspec
 import xllamacpp
+from prometheus_client.metrics_core import Metric
 
 from infra.engine_settings import EngineSettings
 from infra.settings import SettingsError
 from schemas.errors import PenstockError
 from schemas.output import Delta, Usage
+from workers.engine_page import read_page
 from workers.engines.base import (
     Capabilities,
     EngineEvent,
@@ -161,6 +163,10 @@ class LlamaCpp:
     def load(self) -> EngineLoad:
         """Requests that run; steps are pieces of output, or of prefill, or decodes where nothing is put out."""
         return EngineLoad(len(self._runs), self._steps, self._last_step_at)
+
+    async def metrics(self) -> list[Metric]:
+        """Those of its server. Raises SaysNothing."""
+        return await read_page(await self._metrics_text())
 
     async def wait(self) -> None:
         """Returns when stopped. An error inside the server ends the whole process, as C++ has it; raises LlamaDied if
@@ -305,14 +311,17 @@ class LlamaCpp:
             await asyncio.sleep(SILENCE_S)
             if self._loop.time() - self._last_step_at < SILENCE_S:
                 continue
-            metrics = await self._aside(self._server.handle_metrics)
-            text = metrics.decode() if isinstance(metrics, bytes) else str(metrics)
+            text = await self._metrics_text()
             counts = [line for line in text.splitlines() if line.startswith(STEPS_METRIC)]
             if not counts:
                 raise LlamaDied(f"llama.cpp tells no metrics: {text[:200]}")
             if counts[0] != self._decoded:
                 self._decoded = counts[0]
                 self._step()
+
+    async def _metrics_text(self) -> str:
+        metrics = await self._aside(self._server.handle_metrics)
+        return metrics.decode() if isinstance(metrics, bytes) else str(metrics)
 
     def _aside(self, call: Callable[[], T]) -> asyncio.Future[T]:
         """Runs what blocks in a thread of its own, which a process that ends does not wait for."""

@@ -20,9 +20,11 @@ from typing import Any
 
 import httpx
 import stamina
+from prometheus_client.metrics_core import Metric
 
 from infra.logs import get_logger
 from schemas.errors import PenstockError
+from workers.engine_page import SaysNothing, read_page
 from workers.engines.base import (
     Capabilities,
     EngineEvent,
@@ -138,6 +140,16 @@ class OpenAIEngine:
     def load(self) -> EngineLoad:
         """Whatever is heard of the server is a step, and so is a round of waiting for it."""
         return EngineLoad(len(self._asks), self._steps, self._last_step_at)
+
+    async def metrics(self) -> list[Metric]:
+        """Those that the server shows at `/metrics`. Raises SaysNothing."""
+        try:
+            status, page = await self._get("metrics")
+        except httpx.HTTPError as error:
+            raise SaysNothing(_say(error)) from None
+        if status != 200:
+            raise SaysNothing(f"/metrics answers {status}")
+        return await read_page(page.decode(errors="replace"))
 
     async def wait(self) -> None:
         """Returns when stopped; raises what a task died of."""
@@ -264,8 +276,9 @@ class OpenAIEngine:
             return response.status_code, await _start_of(response, MODELS_BYTES_MAX)
 
     def _url(self, path: str) -> httpx.URL:
-        """`/health` is outside of the API's `/v1`."""
-        base = self._base.path.removesuffix("/v1") if path == "health" else self._base.path
+        """`/health` and `/metrics` are outside of the API's `/v1`."""
+        outside = path in ("health", "metrics")
+        base = self._base.path.removesuffix("/v1") if outside else self._base.path
         return self._base.copy_with(path=f"{base}/{path}")
 
     def _hear(self) -> None:

@@ -14,6 +14,8 @@ from functools import partial
 from http import HTTPStatus
 
 import msgspec
+from prometheus_client import REGISTRY
+from prometheus_client.metrics_core import Metric
 
 from infra.logs import get_logger
 from infra.settings import Settings
@@ -116,6 +118,10 @@ class Vllm:
     def load(self) -> EngineLoad:
         """Steps are those of vLLM's scheduler, the chunks of a prefill included."""
         return EngineLoad(len(self._runs), self._steps, self._last_step_at)
+
+    async def metrics(self) -> list[Metric]:
+        """vLLM registers its own in this process."""
+        return [family for family in REGISTRY.collect() if family.name.startswith("vllm:")]
 
     async def wait(self) -> None:
         """Raises when vLLM's engine process has died: the task that hears from it ends then."""
