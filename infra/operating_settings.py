@@ -47,10 +47,11 @@ class OperatingSettings(ApiSettings):
 
     edge_metrics_port: Port = Field(
         0,
-        description="An edge shows its own metrics on the first free port from this one on, too; 0: it does not.",
+        description="An edge shows its own metrics alone on the first free port from this one on; 0: nowhere, but a "
+        "free one where `up` starts it.",
     )
     scheduler_metrics_port: Port = Field(
-        0, description="A scheduler shows its metrics on the first free port from this one on; 0: nowhere."
+        0, description="A scheduler shows its metrics on the first free port from this one on; 0: likewise."
     )
     worker_metrics_port: Port = Field(0, description="A worker's metrics, likewise.")
     span_queue_max: int = Field(

@@ -59,9 +59,10 @@ def print_status(status: Status, *, as_json: bool) -> None:
     if status.queue_depth is not None:
         requests = f"{status.queue_depth} requests wait, {status.active_requests} run"
     console.print(f"{status.url}  {status.health}, {requests}", highlight=False)
-    processes = Table("role", "id", "pid", "ready", box=None, header_style="bold")
+    processes = Table("role", "id", "pid", "ready", "metrics", box=None, header_style="bold")
     for process in status.processes:
-        processes.add_row(process.role, process.id, str(process.pid), "yes" if process.ready else "not yet")
+        ready = "yes" if process.ready else "not yet"
+        processes.add_row(process.role, process.id, str(process.pid), ready, process.metrics_url)
     console.print(processes)
     models = Table("model", "workers", "slots", "free", box=None, header_style="bold")
     for model in status.models:

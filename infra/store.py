@@ -1,8 +1,8 @@
 """The store directory of one `penstock up`: who owns it, and what runs in it.
 
 `penstock.json` is what `penstock status` reads and what a chaos tool aims with:
-`{"url", "nats_url", "monitor_url", "model", "processes": [{"role", "id", "pid", "ready"}]}`. It exists while
-`up` runs.
+`{"url", "nats_url", "monitor_url", "model", "processes": [{"role", "id", "pid", "ready", "metrics_url"}]}`.
+`metrics_targets.json` is for Prometheus, which reads it as one of its `file_sd_configs`. Both exist while `up` runs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 STATE_FILE = "penstock.json"
+TARGETS_FILE = "metrics_targets.json"
 LOCK_FILE = "penstock.lock"
 
 
@@ -22,12 +23,21 @@ class StoreInUseError(Exception):
 
 
 class ProcessState(msgspec.Struct, frozen=True):
-    """One supervised process. `role` is broker, scheduler, worker or edge; `id` is new with every start."""
+    """One supervised process. `role` is broker, scheduler, worker or edge; `id` is new with every start. `metrics_url`:
+    where it shows its metrics; empty: nowhere, or not yet."""
 
     role: str
     id: str
     pid: int
     ready: bool
+    metrics_url: str = ""
+
+
+class MetricsTarget(msgspec.Struct, frozen=True):
+    """Processes to be scraped, as Prometheus wants to be told: https://prometheus.io/docs/prometheus/latest/http_sd."""
+
+    targets: list[str]
+    labels: dict[str, str]
 
 
 class StoreState(msgspec.Struct, frozen=True):
@@ -59,14 +69,20 @@ def lock_store(directory: Path) -> int:
 
 def write_state(directory: Path, state: StoreState) -> None:
     """Replaces the state file at once: a reader sees the old one or the new one."""
-    fresh = directory / f"{STATE_FILE}.new"
-    fresh.write_bytes(msgspec.json.format(msgspec.json.encode(state)) + b"\n")
-    fresh.replace(directory / STATE_FILE)
+    _replace(directory / STATE_FILE, state)
+
+
+def write_targets(directory: Path, targets: list[MetricsTarget]) -> None:
+    """Replaces the list for Prometheus, likewise, if it has changed."""
+    path = directory / TARGETS_FILE
+    if not path.exists() or msgspec.json.decode(path.read_bytes(), type=list[MetricsTarget]) != targets:
+        _replace(path, targets)
 
 
 def remove_state(directory: Path) -> None:
     """Nothing runs here any more."""
-    (directory / STATE_FILE).unlink(missing_ok=True)
+    for name in (STATE_FILE, TARGETS_FILE):
+        (directory / name).unlink(missing_ok=True)
 
 
 def read_state(directory: Path) -> StoreState | None:
@@ -75,6 +91,12 @@ def read_state(directory: Path) -> StoreState | None:
         return msgspec.json.decode((directory / STATE_FILE).read_bytes(), type=StoreState)
     except FileNotFoundError:
         return None
+
+
+def _replace(path: Path, content: object) -> None:
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+    fresh.replace(path)
 
 
 def is_running(pid: int) -> bool:

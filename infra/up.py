@@ -20,18 +20,25 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
 
 from infra import commands, supervisor
-from infra.broker import BrokerPlan, is_healthy, plan_broker
+from infra.broker import BrokerPlan, free_port, is_healthy, plan_broker
 from infra.child_logs import ChildLogs
 from infra.engine_choice import EngineChoice, ask_worker
 from infra.logs import configure_logs, get_logger, is_pretty
 from infra.settings import Settings, aliases_taken, hand_down, load_settings, redact, source_of
-from infra.store import ProcessState, StoreState, lock_store, remove_state, write_state
+from infra.store import (
+    MetricsTarget,
+    ProcessState,
+    StoreState,
+    lock_store,
+    remove_state,
+    write_state,
+    write_targets,
+)
 from infra.supervisor import Role, SupervisorCore
 from infra.tether import tethered
 
@@ -106,9 +113,13 @@ def reserve_port(host: str, port: int) -> socket.socket:
     return reserved
 
 
-class _Running(NamedTuple):
-    process: asyncio.subprocess.Process
-    id: str
+class _Running:
+    """A child. `metrics_port`: 0 until it has told."""
+
+    def __init__(self, process: asyncio.subprocess.Process, process_id: str) -> None:
+        self.process = process
+        self.id = process_id
+        self.metrics_port = 0
 
 
 class _Up:
@@ -129,6 +140,7 @@ class _Up:
         pretty = is_pretty(settings)
         overrides = {**cli, "port": str(port), "log_format": "pretty" if pretty else "json"}
         overrides |= {"engine": choice.engine, "model": choice.model}
+        overrides |= metrics_ports(settings)
         if broker:
             overrides["nats_url"] = broker.url
         self._handed = hand_down(overrides)
@@ -229,8 +241,11 @@ class _Up:
             os.close(ready_fd)
             while not await asyncio.to_thread(is_healthy, self._broker.monitor_url):
                 await asyncio.sleep(HEALTH_POLL_S)
-        elif not await _read_line(ready_fd):
-            return
+        else:
+            said = await _read_line(ready_fd)
+            if not said:
+                return
+            self._running[name].metrics_port = int(said.removeprefix(b"ready") or 0)
         self._events.put_nowait(supervisor.Ready(name))
 
     def _signal(self, name: str, number: signal.Signals) -> None:
@@ -241,11 +256,24 @@ class _Up:
                 self._running[name].process.send_signal(number)
 
     def _write_state(self) -> None:
+        running = {name: self._running[name] for name in self._roles if name in self._running}
+        address = _reachable(self._settings.host)
+        shown = {name: f"{address}:{one.metrics_port}" for name, one in running.items() if one.metrics_port}
         processes = [
-            ProcessState(role, running.id, running.process.pid, self._core.is_ready(name))
-            for name, role in self._roles.items()
-            if (running := self._running.get(name))
+            ProcessState(
+                self._roles[name],
+                one.id,
+                one.process.pid,
+                self._core.is_ready(name),
+                f"http://{shown[name]}/metrics" if name in shown else "",
+            )
+            for name, one in running.items()
         ]
+        targets = [
+            MetricsTarget([target], {"role": self._roles[name], "process": name})
+            for name, target in shown.items()
+        ]
+        write_targets(self._settings.store_dir, targets)
         monitor_url = self._broker.monitor_url if self._broker else None
         state = StoreState(self._url, redact(self._nats_url), monitor_url, self._choice.name, processes)
         write_state(self._settings.store_dir, state)
@@ -270,6 +298,16 @@ def _children(settings: Settings, *, with_broker: bool) -> dict[str, Role]:
     }
     children: dict[str, Role] = {"broker": "broker"} if with_broker else {}
     return children | {f"{role}-{n}": role for role, count in counts.items() for n in range(1, count + 1)}
+
+
+def metrics_ports(settings: Settings) -> dict[str, str]:
+    """Where the roles begin to look for a port for their metrics, where the settings do not say it."""
+    first = {
+        "edge_metrics_port": settings.edge_metrics_port,
+        "scheduler_metrics_port": settings.scheduler_metrics_port,
+        "worker_metrics_port": settings.worker_metrics_port,
+    }
+    return {name: str(port or free_port()) for name, port in first.items()}
 
 
 def _say(choice: EngineChoice, settings: Settings) -> None:
@@ -321,10 +359,10 @@ def _print_banner(
     console.rule(style="green")
 
 
-async def _read_line(descriptor: int) -> bool:
-    """Whether the child wrote to its ready pipe before it closed it."""
+async def _read_line(descriptor: int) -> bytes:
+    """What the child wrote to its ready pipe before it closed it."""
     async with _reading(descriptor) as reader:
-        return bool(await reader.readline())
+        return await reader.readline()
 
 
 @contextlib.asynccontextmanager
