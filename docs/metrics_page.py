@@ -18,7 +18,9 @@ ABOUT = {
     "edge": "Edges count what clients see.",
     "scheduler": "The leader knows the whole system. Of a standby `penstock_leader` is 0, its counters stand still "
     "and its gauges by model are absent: sums over all schedulers are right. `penstock_slots` and "
-    "`penstock_free_slots` are repeated by every edge: take the `max by (model)` of them.",
+    "`penstock_free_slots` are repeated by every edge: take the `max by (model)` of them. Names that begin with "
+    "`jetstream` and `gnatsd` are those of prometheus-nats-exporter, told by the leader; of the server itself where "
+    "`penstock up` runs it, or `broker_monitor_port` names its port on this machine.",
     "worker": "A worker counts what it does for the log. What its engine says of itself stands on the same page, "
     "under the engine's own names: `vllm:…` of vLLM, `llamacpp:…` of llama.cpp, and whatever an upstream server "
     "shows at its `/metrics`.",

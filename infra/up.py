@@ -143,6 +143,7 @@ class _Up:
         overrides |= metrics_ports(settings)
         if broker:
             overrides["nats_url"] = broker.url
+            overrides["broker_monitor_port"] = broker.monitor_url.rpartition(":")[2]
         self._handed = hand_down(overrides)
         self._roles = _children(settings, with_broker=broker is not None)
         self._core = SupervisorCore(self._roles, drain_timeout_s=settings.drain_timeout_s)

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from infra import clock
+from infra.broker_monitor import Varz, varz
 from infra.jetstream import JetStream
 from infra.logs import get_logger
 from infra.settings import Settings
@@ -55,6 +56,8 @@ class Figures:
         looked_at = (REQUESTS, OUTPUT)
         names = [spec.name for spec in all_streams(settings, first_seq=1)]
         self._others = [name for name in names if name not in looked_at]
+        self._monitor_port = settings.broker_monitor_port
+        self._varz: Varz | None = None
         self._streams: dict[str, tuple[float, StreamState]] = {}
         self._consumers: dict[tuple[str, str], tuple[float, ConsumerState]] = {}
 
@@ -83,10 +86,13 @@ class Figures:
         oldest = clock.now() - STALE_S
         self._streams = {name: said for name, said in self._streams.items() if said[0] >= oldest}
         self._consumers = {name: said for name, said in self._consumers.items() if said[0] >= oldest}
-        for gauge in (*_STREAM_GAUGES, *_CONSUMER_GAUGES):
+        for gauge in (*_STREAM_GAUGES, *_CONSUMER_GAUGES, *metrics.VARZ.values()):
             gauge.clear()
         if not self._leads():
             return
+        if self._varz is not None:
+            for field, gauge in metrics.VARZ.items():
+                gauge.labels(self._varz.server_id).set(getattr(self._varz, field))
         for name, (_, stream) in self._streams.items():
             shown = (stream.messages, stream.bytes, stream.first_seq, stream.last_seq, stream.consumers)
             for gauge, value in zip(_STREAM_GAUGES, shown, strict=True):
@@ -102,3 +108,5 @@ class Figures:
         state = await self._js.consumer_state(spec)
         if state is not None:
             self.consumer(spec.stream, spec.name, state)
+        if self._monitor_port:
+            self._varz = await varz(self._monitor_port)

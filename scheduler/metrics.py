@@ -100,3 +100,21 @@ CONSUMER_ACK_FLOOR_CONSUMER_SEQ = TABLE.gauge(
 CONSUMER_ACK_FLOOR_STREAM_SEQ = TABLE.gauge(
     "jetstream_consumer_ack_floor_stream_seq", "The sequence up to which all are settled.", *_CONSUMER
 )
+
+# The same exporter's names for the server itself, where its monitoring port is known.
+
+VARZ = {
+    field: TABLE.gauge(f"gnatsd_varz_{field}", meaning, "server_id")
+    for field, meaning in (
+        ("connections", "Connections to the broker."),
+        ("total_connections", "Connections since it started."),
+        ("subscriptions", "Its subscriptions."),
+        ("slow_consumers", "Connections that were cut off because they did not read."),
+        ("in_msgs", "Messages that it got since it started."),
+        ("out_msgs", "Messages that it sent."),
+        ("in_bytes", "Bytes that it got."),
+        ("out_bytes", "Bytes that it sent."),
+        ("mem", "Its memory, in bytes."),
+        ("cpu", "Its CPU, in percent of one."),
+    )
+}

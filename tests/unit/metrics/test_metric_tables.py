@@ -17,7 +17,7 @@ REPEATED = {"penstock_slots", "penstock_free_slots"}
 
 BOUNDED = {
     *("model", "code", "reason", "quantile", "state", "klass", "cause", "kind", "outcome"),
-    *("stream_name", "consumer_name", "version", "role"),
+    *("stream_name", "consumer_name", "server_id", "version", "role"),
 }
 
 
@@ -33,8 +33,10 @@ def test_each_name_is_of_one_role() -> None:
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.role)
 def test_names_and_labels_keep_to_the_rules(table: Table) -> None:
     for row in table.rows:
-        assert re.fullmatch(r"(penstock|jetstream)(_[a-z]+)+", row.name), row
-        assert (row.kind == "counter") == row.name.endswith("_total") or row.name.startswith("jetstream"), row
+        assert re.fullmatch(r"(penstock|jetstream|gnatsd)(_[a-z]+)+", row.name), row
+        assert (row.kind == "counter") == row.name.endswith("_total") or not row.name.startswith(
+            "penstock"
+        ), row
         assert set(row.labels) <= BOUNDED, row
         assert row.meaning.endswith("."), row
 
