@@ -14,6 +14,7 @@ from chaos.network import ClientTransport, Line
 from infra import lifecycle
 from infra.lifecycle import Serve
 from infra.settings import Settings
+from infra.tracing import NoTracer
 
 RoleName = Literal["scheduler", "worker", "edge", "publisher"]
 
@@ -69,7 +70,7 @@ class Process:
 
     def start(self, serve: Serve, settings: Settings) -> None:
         """What exec does."""
-        life = lifecycle.live(serve, settings, self.id, None)
+        life = lifecycle.live(serve, settings, self.id, None, NoTracer())
         self._task = self.machine.loop.create_task(life, name=self.id, context=self.context)
         self._task.add_done_callback(self._on_done, context=self.context)
 

@@ -22,6 +22,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import closing
 from typing import Any, NoReturn
 
 import uvloop
@@ -31,7 +32,8 @@ from infra.metrics.page import Page
 from infra.metrics.server import PageServer
 from infra.setting_topics import describe
 from infra.settings import Settings, SettingsError, load_settings
-from infra.tracing import NoTracer, Tracer
+from infra.trace_sinks import open_tracer
+from infra.tracing import Tracer
 
 log = get_logger("lifecycle")
 
@@ -49,13 +51,18 @@ class RoleContext:
     """
 
     def __init__(
-        self, settings: Settings, process_id: str, tasks: asyncio.TaskGroup, ready_fd: int | None
+        self,
+        settings: Settings,
+        process_id: str,
+        tasks: asyncio.TaskGroup,
+        ready_fd: int | None,
+        tracer: Tracer,
     ) -> None:
         self.settings = settings
         self.id = process_id
         self.stop = asyncio.Event()
         """Set by the first SIGTERM or SIGINT: take nothing new, finish or hand off what runs, return."""
-        self.tracer: Tracer = NoTracer()
+        self.tracer = tracer
         self.metrics_port = 0
         """Where this process shows its own metrics; 0: nowhere."""
         self._tasks = tasks
@@ -137,8 +144,11 @@ def run_role(role: str, serve: Serve, *, complete: Complete = lambda settings: s
         settings = load_settings(overrides_of(arguments.set))
         configure_logs(settings, role=role, process_id=arguments.id)
         settings = complete(settings)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(live(serve, settings, arguments.id, arguments.ready_fd))
+        with (
+            closing(open_tracer(settings, role, arguments.id)) as tracer,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            code = runner.run(live(serve, settings, arguments.id, arguments.ready_fd, tracer))
     except* SettingsError as errors:
         code = 2
         print(f"penstock {role}: {_leaf(errors)}", file=sys.stderr)
@@ -148,10 +158,12 @@ def run_role(role: str, serve: Serve, *, complete: Complete = lambda settings: s
     sys.exit(code)
 
 
-async def live(serve: Serve, settings: Settings, process_id: str, ready_fd: int | None) -> int:
+async def live(
+    serve: Serve, settings: Settings, process_id: str, ready_fd: int | None, tracer: Tracer
+) -> int:
     """A process's life inside its event loop; its exit code. Raises what it crashed of."""
     async with asyncio.TaskGroup() as tasks:
-        context = RoleContext(settings, process_id, tasks, ready_fd)
+        context = RoleContext(settings, process_id, tasks, ready_fd, tracer)
         _handle_signals(context)
         _watch_callbacks(context)
         context._serving = asyncio.ensure_future(serve(context))

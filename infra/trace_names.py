@@ -96,3 +96,9 @@ OUTCOME: Final = "penstock.outcome"
 REASON: Final = "penstock.reason"
 LINK: Final = "penstock.link"
 """On a span with links: what each of them is to it, in their order, such as `attempt 1`, `batch`, `request`."""
+
+# Of the process.
+SERVICE_NAME: Final = "service.name"
+SERVICE_INSTANCE: Final = "service.instance.id"
+SERVICE_VERSION: Final = "service.version"
+SCOPE: Final = "penstock"

@@ -20,6 +20,8 @@ from schemas.trace import TraceContext
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Value = str | int | float | bool | Sequence[str]
 
+CLOCK_READINGS = 3
+
 
 class SpanEvent(msgspec.Struct, frozen=True):
     """Something that happened within a span, at `at` (seconds of `infra.clock`)."""
@@ -77,4 +79,18 @@ def new_span_id() -> str:
 
 def unix_ns(at: float) -> int:
     """A time of `infra.clock` as nanoseconds since 1970."""
-    return time.time_ns() - int((clock.now() - at) * 1e9)
+    return unix_offset_ns() + int(at * 1e9)
+
+
+def unix_offset_ns() -> int:
+    """What makes a time of `infra.clock`, in nanoseconds, one since 1970, as the clocks stand now.
+
+    Both clocks are read, and a thread may lose its turn in between: the closest of a few readings holds.
+    """
+    readings = []
+    for _ in range(CLOCK_READINGS):
+        before = clock.now()
+        unix = time.time_ns()
+        after = clock.now()
+        readings.append((after - before, unix - int((before + after) / 2 * 1e9)))
+    return min(readings)[1]
