@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,7 +12,8 @@ from edge.wishes import Wishes
 from schemas import subjects
 from schemas.dispatch import ModelCard
 from schemas.ids import RequestId, TenantKey
-from schemas.requests import CLASSES, MSG_ID, RequestMeta, View, meta_headers
+from schemas.requests import CLASSES, MSG_ID, TRACEPARENT, RequestMeta, View, meta_headers
+from schemas.trace import parse_traceparent, traceparent
 
 CLASS_HEADER = "x-penstock-class"
 DEFAULT_CLASS = "standard"
@@ -23,14 +23,13 @@ BYTES_PER_TOKEN = 4
 COST_MAX = (1 << 31) - 1
 """The largest that a header takes."""
 
-_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-
 
 @dataclass(frozen=True)
 class Arrival:
     """A request as it came in at `at`, in Unix seconds. `headers` are the client's, by lower-case name.
 
-    `fingerprint` is that of the body as the client sent it; `dialect` is that of `View`.
+    `fingerprint` is that of the body as the client sent it; `dialect` is that of `View`. `traceparent` is for its
+    message; empty: the client's own.
     """
 
     rid: RequestId
@@ -40,6 +39,7 @@ class Arrival:
     headers: Mapping[str, str]
     dialect: str
     at: int
+    traceparent: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,6 @@ def admit(
         )
     if registry.output_is_full:
         return Problem("output_full", "there is no room for more output: try again later")
-    traceparent = arrival.headers.get("traceparent", "")
     view = View(
         arrival.dialect,
         name_asked(card, body.model),
@@ -101,7 +100,7 @@ def admit(
         grace_s=wishes.grace_s,
         view=view,
         edge=edge,
-        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else "",
+        traceparent=arrival.traceparent or _given_traceparent(arrival.headers),
     )
     return Admitted(
         card,
@@ -109,6 +108,11 @@ def admit(
         {MSG_ID: f"{arrival.tenant}.{arrival.rid}", **meta_headers(meta)},
         meta,
     )
+
+
+def _given_traceparent(headers: Mapping[str, str]) -> str:
+    context = parse_traceparent(headers.get(TRACEPARENT, ""))
+    return "" if context is None else traceparent(context)
 
 
 def _queue_timeout_s(deadline_s: float | None, default_s: float) -> float:

@@ -26,6 +26,7 @@ from edge.measures import measured
 from edge.reader import LogReader, LogSources
 from edge.readers import Leaving
 from edge.relay import Broken, Ended, Tokens
+from edge.tracing import CallTrace
 from schemas.ids import RequestId, TenantKey
 from schemas.output import End
 from schemas.requests import View
@@ -86,6 +87,7 @@ class Ticket:
     """Of a request that is new."""
     shape: Callable[[View, str], Shape] = shape_of
     """For a request that turns out to be one that is there, by its view and its rid."""
+    trace: CallTrace | None = None
 
 
 class Answer(Response):
@@ -103,6 +105,8 @@ class Answer(Response):
     ) -> None:
         # Not Response.__init__: there is no body yet, and FastAPI only looks for this one attribute.
         self.background = None
+        # Until a head is sent.
+        self.status_code = 0
         self.ticket = ticket
         self._submit = submit
         self._shape = shape
@@ -224,7 +228,13 @@ class Answer(Response):
         took = (b"openai-processing-ms", b"%d" % took_ms)
         place = self._place_header() if status == HTTP_OK else []
         everything = [*headers, *length, *self._id_headers, took, *place, *self.ticket.headers]
+        self.status_code = status
         await send({"type": "http.response.start", "status": status, "headers": everything})
+        self._mark("head sent")
+
+    def _mark(self, name: str) -> None:
+        if self.ticket.trace is not None:
+            self.ticket.trace.mark(name)
 
     def _place_header(self) -> list[Header]:
         """How many requests are before this one now; 0: it runs. Of one that is not new and waits nobody knows."""

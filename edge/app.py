@@ -23,6 +23,7 @@ from edge.errors import AWAY, OPENAI_ERRORS, REFUSED, ErrorStyle, Problem
 from edge.openapi.pages import add_document
 from edge.problem_response import ProblemResponse
 from edge.service import Edge
+from edge.tracing import CallTrace
 from infra.logs import get_logger
 from schemas.errors import BrokerAway, BrokerRefused
 
@@ -62,12 +63,15 @@ class Resource:
 
     def __init__(self, edge: Edge, by_method: dict[str, Endpoint]) -> None:
         self._edge = edge
+        self._tracing = edge.tracing
         self._by_method = by_method
         self._errors = next(iter(by_method.values())).errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        trace = self._trace(request) if self._tracing.is_on else None
         try:
-            response = await self._answer(Request(scope, receive))
+            response = await self._answer(request, trace)
         except ClientDisconnect:
             return
         except BrokerAway:
@@ -77,11 +81,27 @@ class Resource:
             response = refuse(REFUSED, errors=self._errors)
         except Exception:
             # Nothing has been sent yet. The server logs what is raised.
-            await ProblemResponse(UNEXPECTED, errors=self._errors)(scope, receive, send)
+            response = ProblemResponse(UNEXPECTED, errors=self._errors)
+            await response(scope, receive, send)
+            if trace is not None:
+                trace.answered(response)
             raise
-        await response(scope, receive, send)
+        try:
+            await response(scope, receive, send)
+        finally:
+            if trace is not None:
+                trace.answered(response)
 
-    async def _answer(self, request: Request) -> Response:
+    def _trace(self, request: Request) -> CallTrace | None:
+        """None: nothing of this endpoint is traced."""
+        endpoint = self._by_method.get(request.method)
+        if endpoint is None or not (endpoint.publishes or endpoint.streams):
+            return None
+        return self._tracing.call(
+            endpoint.method, endpoint.path, request.headers, request.scope.get("server")
+        )
+
+    async def _answer(self, request: Request, trace: CallTrace | None) -> Response:
         endpoint = self._by_method.get(request.method)
         if endpoint is None:
             return _not_allowed(request, ", ".join(self._by_method), self._errors)
@@ -97,7 +117,16 @@ class Resource:
             return refuse(raw, errors=self._errors)
         own = request if endpoint.reads_body else None
         return await endpoint.handle(
-            Call(caller, request.headers, raw, request.query_params, request.path_params, self._errors, own)
+            Call(
+                caller,
+                request.headers,
+                raw,
+                request.query_params,
+                request.path_params,
+                self._errors,
+                own,
+                trace,
+            )
         )
 
 

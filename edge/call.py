@@ -9,6 +9,7 @@ from typing import NamedTuple
 from starlette.requests import Request
 
 from edge.errors import OPENAI_ERRORS, ErrorStyle
+from edge.tracing import CallTrace
 from schemas.ids import ANONYMOUS, TenantKey
 from schemas.requests import CLASSES, Klass
 
@@ -41,7 +42,8 @@ class Caller:
 @dataclass(frozen=True)
 class Call:
     """`headers` by lower-case name; `path` holds what stood in the places of the endpoint's path; `errors` is how this
-    endpoint tells of failures; `request` is there for an endpoint that reads its body itself, and `body` empty then."""
+    endpoint tells of failures; `request` is there for an endpoint that reads its body itself, and `body` empty then.
+    `trace`: None if nothing is traced."""
 
     caller: Caller
     headers: Mapping[str, str]
@@ -50,3 +52,4 @@ class Call:
     path: Mapping[str, str] = field(default_factory=dict)
     errors: ErrorStyle = OPENAI_ERRORS
     request: Request | None = None
+    trace: CallTrace | None = None

@@ -22,6 +22,7 @@ from edge.position import Position
 from edge.problem_response import ProblemResponse
 from edge.reader import LogSources
 from edge.readers import Leaving
+from edge.tracing import CallTrace
 from infra.bus import Bus
 from infra.logs import get_logger
 from infra.settings import Settings
@@ -90,6 +91,7 @@ class Desk:
         permit: Permit | None = None,
         prospect: Prospect | None = None,
         manner: Manner = AS_EVER,
+        trace: CallTrace | None = None,
     ) -> Response:
         """The answer of one reader; it is served when it is called.
 
@@ -122,6 +124,7 @@ class Desk:
             headers=permit.headers,
             prospect=prospect,
             shape=manner.shape,
+            trace=trace,
         )
         if seen is not None:
             metrics.RESUMES.inc()
@@ -155,6 +158,10 @@ class Desk:
         elif problem is not None and settled.how == "refused":
             metrics.REJECTS.labels(problem.reason).inc()
         fields: dict[str, str] = {"rid": answer.ticket.rid, "model": model, "outcome": outcome}
+        trace = answer.ticket.trace
+        if trace is not None and trace.trace_id:
+            trace.ended(outcome, problem)
+            fields["trace_id"] = trace.trace_id
         if problem is not None:
             fields |= {"reason": problem.reason, "message": problem.message}
         if client_id:

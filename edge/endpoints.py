@@ -115,7 +115,9 @@ def _requests(edge: Edge) -> list[Endpoint]:
 
     async def stream(call: Call) -> Response:
         count_in = partial(edge.open_answer, call.caller)
-        return await requests.stream(call.caller.tenant, call.path["rid"], call.headers, call.query, count_in)
+        return await requests.stream(
+            call.caller.tenant, call.path["rid"], call.headers, call.query, count_in, call.trace
+        )
 
     async def show(call: Call) -> Response:
         return await requests.show(call.caller.tenant, call.path["rid"])

@@ -112,6 +112,7 @@ class EventStream(Answer):
         if isinstance(output, Tokens):
             if self._first_token_at is None:
                 self._first_token_at = self._loop.time()
+                self._mark("first token")
                 if self._account is not None:
                     self._account.first_token(self._first_token_at)
             elif self._account is not None:
@@ -123,9 +124,11 @@ class EventStream(Answer):
             self.fail(Problem("log_lost", output.message))
         elif (problem := problem_of(output.end)) is not None:
             self._end = output.end
+            self._mark("end")
             self.fail(problem)
         else:
             self._end = output.end
+            self._mark("end")
             self._begun = True
             self._push(self._unseen(self._shape.ending(output.end, output.offset, self._elapsed)))
             self._complete = True

@@ -31,6 +31,7 @@ from edge.position import position_asked
 from edge.publisher import Publisher
 from edge.rates.counted import Knock
 from edge.registry import Registry
+from edge.tracing import CallTrace
 from edge.wishes import WishDefaults, Wishes, wishes_of
 from infra.settings import Settings
 from schemas.ids import RequestId, fingerprint, request_id
@@ -77,6 +78,8 @@ class Generation:
         """The response to a generation: it publishes the request when it is served, or goes on with the one that its
         idempotency key stands for. `asked`: what the call's body was read as, if its dialect could not by itself."""
         new_rid = request_id(os.urandom(16))
+        if call.trace is not None:
+            call.trace.named(call.caller.tenant, new_rid)
         known_as = asked or dialect.read(call.body)
         if isinstance(known_as, Problem):
             return refuse(known_as, new_rid, call.errors)
@@ -124,6 +127,10 @@ class Generation:
         knock: Knock | None = None,
     ) -> Response:
         """The response to a request that is new, as far as is known."""
+        trace = call.trace
+        if trace is not None:
+            trace.named(arrival.tenant, arrival.rid)
+            arrival = replace(arrival, traceparent=trace.header())
         admitted = admit(
             arrival,
             asked.body,
@@ -146,12 +153,14 @@ class Generation:
             if isinstance(raw, Problem):
                 return refuse(raw, arrival.rid, call.errors)
             unless_opened.pop_all()
+        if trace is not None:
+            trace.admitted(admitted)
         prospect = self._entrance.let_in(admitted, call.headers)
         permit.settles.append(prospect.settle)
         view = admitted.meta.view
         assert view is not None, "an edge says how the output is to be shown"
         submit: Submit = partial(
-            self._submit, replace(arrival, raw=raw), admitted, is_keyed=wishes.key is not None
+            self._submit, replace(arrival, raw=raw), admitted, trace, is_keyed=wishes.key is not None
         )
         if manner.around is not None:
             submit = partial(manner.around, arrival, view, submit)
@@ -168,6 +177,7 @@ class Generation:
             permit=permit,
             prospect=prospect,
             manner=manner,
+            trace=trace,
         )
 
     def _trace_id(self, arrival: Arrival) -> str:
@@ -198,6 +208,8 @@ class Generation:
         seen = position_asked(arrival.headers, {})
         if isinstance(seen, Problem):
             return refuse(seen, arrival.rid, call.errors)
+        if call.trace is not None:
+            call.trace.reads(arrival.tenant, resolved.rid, resolved.found)
         permit = await self._entrance.open_answer(call.caller)
         if isinstance(permit, Problem):
             return refuse(permit, arrival.rid, call.errors)
@@ -212,10 +224,17 @@ class Generation:
             client_id=arrival.headers.get("x-request-id", ""),
             permit=permit,
             manner=manner,
+            trace=call.trace,
         )
 
-    async def _submit(self, arrival: Arrival, admitted: Admitted, *, is_keyed: bool) -> Problem | View | None:
+    async def _submit(
+        self, arrival: Arrival, admitted: Admitted, trace: CallTrace | None, *, is_keyed: bool
+    ) -> Problem | View | None:
+        if trace is not None:
+            trace.publishing(arrival, admitted)
         said = await self._publisher.publish(arrival, admitted)
+        if trace is not None:
+            trace.published(arrival, said)
         if isinstance(said, Found):
             # Without a key it can only be this one, from an earlier try.
             return said.view if is_keyed else None

@@ -11,7 +11,7 @@ from schemas import subjects
 from schemas.ids import ModelKey, RequestId, TenantKey, fingerprint, model_key
 from schemas.log import Entry
 from schemas.output import End, Lease
-from schemas.requests import FINGERPRINT, RequestMeta, View, parse_meta
+from schemas.requests import FINGERPRINT, TRACEPARENT, RequestMeta, View, parse_meta
 from schemas.streams import REQUESTS
 
 
@@ -22,6 +22,7 @@ class Found:
     `ctl` is the newest one. `meta` and `model` come from the message. `view` comes from it or from the newest lease; it
     is None for a direct publisher's request, and for one that ended before anybody took it. So is `model`, once the
     message has gone. `fingerprint` is that of the body, empty if nothing tells it any more.
+    `traceparent` is where the request stands in its trace: that of its message, or else of its newest attempt.
     """
 
     view: View | None
@@ -30,6 +31,7 @@ class Found:
     model: ModelKey | None
     queued: bool
     ctl: Entry | None
+    traceparent: str = ""
 
     @property
     def end(self) -> End | None:
@@ -80,6 +82,7 @@ def _of_message(message: Stored, ctl: Entry | None) -> Found:
         model=subject.model if subject is not None else None,
         queued=True,
         ctl=ctl,
+        traceparent=headers.get(TRACEPARENT, ""),
     )
 
 
@@ -92,6 +95,7 @@ def _of_log(lease: Lease | None, ctl: Entry) -> Found:
         model=model_key(view.model) if view is not None and view.model else None,
         queued=False,
         ctl=ctl,
+        traceparent=lease.trace if lease is not None else "",
     )
 
 

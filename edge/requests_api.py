@@ -22,6 +22,7 @@ from edge.position import Position, position_asked
 from edge.problem_response import ProblemResponse
 from edge.reader import LogSources
 from edge.registry import Registry
+from edge.tracing import CallTrace
 from edge.wishes import ON_DISCONNECT_HEADER, WishDefaults, wishes_of
 from infra.jetstream import JetStream
 from infra.settings import Settings
@@ -69,6 +70,7 @@ class RequestsApi:
         headers: Mapping[str, str],
         query: Mapping[str, str],
         count_in: CountIn | None = None,
+        trace: CallTrace | None = None,
     ) -> Response:
         """The output as an event stream, after what the client says it has seen, also of a request that was posted
         without `stream`. `count_in` is asked last: what it has counted is an answer that opens."""
@@ -81,7 +83,7 @@ class RequestsApi:
         permit = Permit() if count_in is None else await count_in()
         if isinstance(permit, Problem):
             return refuse(permit)
-        return self.open(tenant, RequestId(rid), found, headers, seen, permit=permit)
+        return self.open(tenant, RequestId(rid), found, headers, seen, permit=permit, trace=trace)
 
     def open(
         self,
@@ -92,10 +94,13 @@ class RequestsApi:
         seen: Position | None,
         manner: Manner = AS_EVER,
         permit: Permit | None = None,
+        trace: CallTrace | None = None,
     ) -> Response:
         """The event stream of a request that was found. `permit` is settled when it ends, or at once if there is
         none."""
         permit = permit or Permit()
+        if trace is not None:
+            trace.reads(tenant, rid, found)
         grace_s = self._grace(headers, found)
         if isinstance(grace_s, Problem):
             permit.settle(Settled("refused"))
@@ -111,6 +116,7 @@ class RequestsApi:
             stream=True,
             permit=permit,
             manner=manner,
+            trace=trace,
         )
 
     async def show(self, tenant: TenantKey, rid: str) -> Response:

@@ -40,7 +40,7 @@ async def serve(context: RoleContext) -> None:
     settings = context.settings
     listener = listen(settings.host, settings.port)
     bus = await Bus.connect(settings.nats_url, name=context.id, fail=context.fail)
-    edge = Edge(settings, bus, name=context.id, fail=context.fail)
+    edge = Edge(settings, bus, name=context.id, fail=context.fail, tracer=context.tracer)
     edge.start()
     # Its siblings on this port know the models already; one that does not would turn their requests away.
     await edge.first_word(LEADER_SILENT_S)

@@ -23,11 +23,13 @@ from edge.registry import Registry
 from edge.requests_api import RequestsApi
 from edge.responses.quota import ResponsesQuota
 from edge.scrape import Scrape
+from edge.tracing import Tracing
 from edge.waiting_room import WaitingRoom
 from infra.bus import Bus
 from infra.jetstream import JetStream
 from infra.output_log import OutputLog
 from infra.settings import Settings
+from infra.tracing import NoTracer, Tracer
 from schemas.dispatch import WORK_OVERHEAD_BYTES
 
 
@@ -35,7 +37,7 @@ class Edge:
     """`name` is this process's id; `fail` ends the process. `requests` finds requests by their rid, `lineages` by their
     idempotency key; `generate` and `open_answer` are those of `Generation` and `Entrance`, `first_word` and
     `when_ready` those of `Readiness`; `room` is where all wait for a broker that is away. `images`: None for what the
-    settings say."""
+    settings say; `tracer`: None for no traces."""
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class Edge:
         name: str,
         fail: Callable[[Exception], None],
         images: Images | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.bus = bus
         self.name = name
@@ -52,6 +55,7 @@ class Edge:
         self.now = asyncio.get_running_loop().time
         self.access = Access(settings)
         self.bounds = bounds_of(settings)
+        self.tracing = Tracing(tracer or NoTracer(), name)
         self.cors_origins = settings.cors_origins
         self._request_bytes_max = int(settings.request_bytes_max)
         self.js = js = JetStream(bus, timeout_s=settings.publish_timeout_s)
@@ -97,6 +101,7 @@ class Edge:
             generate=self.generate,
             cancel=self.requests.cancel,
             absent=self.access.absent,
+            tracing=self.tracing,
             name=name,
             fail=fail,
         )

@@ -48,14 +48,17 @@ class WholeAnswer(Answer):
         if isinstance(output, Tokens):
             if self._first_token_at is None:
                 self._first_token_at = self._loop.time()
+                self._mark("first token")
             self._offset = output.offset
             add_deltas(self._choices, output.deltas)
         elif isinstance(output, Broken):
             self.fail(Problem("log_lost", output.message))
         elif (problem := problem_of(output.end)) is not None:
+            self._mark("end")
             self.fail(problem)
             self._end = output.end
         else:
+            self._mark("end")
             self._end = output.end
             self._offset = output.offset
             self._wake()

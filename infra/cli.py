@@ -32,6 +32,7 @@ from infra.settings import SettingsError, explain, hand_down, load_settings
 from infra.status import StatusError, collect_status, print_status
 from infra.store import StoreInUseError, lock_store, read_state
 from infra.supervisor import EXIT_CONFIG, EXIT_ERROR, Role
+from infra.trace_cli import trace
 from infra.up import UpError, role_command, run_up
 from schemas.errors import PenstockError
 
@@ -44,6 +45,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Settings: where each value 
 app.add_typer(config_app, name="config")
 app.add_typer(dead_app, name="dead")
 app.add_typer(keys_app, name="keys")
+app.command()(trace)
 
 # What people type; the name of the setting works as well.
 ALIASES = {"nats_url": "--connect", "store_dir": "--store", "slots": "--max-concurrent-requests"}

@@ -12,6 +12,10 @@ from schemas.ids import ModelKey, RequestId, TenantKey, is_key, is_request_id
 
 ROOT = "llm.v1"
 
+REQUESTS_NAME = f"{ROOT}.req"
+REQUEST_TEMPLATE = f"{REQUESTS_NAME}.<class>.<model>.<tenant>.<rid>"
+"""How traces call the subjects of requests: each has its own."""
+
 REQUESTS_ALL = f"{ROOT}.req.>"
 OUTPUT_ALL = f"{ROOT}.out.>"
 LIVE_ALL = f"{ROOT}.live.>"

@@ -17,6 +17,7 @@ from edge.desk import refuse
 from edge.dialect import Asked, Dialect
 from edge.dialects import CHAT, COMPLETION, EMBEDDING
 from edge.errors import Problem
+from edge.tracing import Tracing
 from edge.wishes import KEY_HEADER, ON_DISCONNECT_HEADER
 from infra.logs import get_logger
 from schemas.errors import PenstockError
@@ -44,6 +45,7 @@ async def ask(
     key: str,
     body: bytes,
     on_rid: Callable[[RequestId], None],
+    tracing: Tracing,
 ) -> Answer:
     """`on_rid` is told which request it is, if it becomes one. When this is cancelled the request runs on.
 
@@ -51,7 +53,7 @@ async def ask(
     until all of them had. Raises BrokerAway and BrokerRefused: that line may be asked for again.
     """
     try:
-        return await _ask(generate, url, caller, key, body, on_rid)
+        return await _ask(generate, url, caller, key, body, on_rid, tracing)
     except PenstockError:
         raise
     except Exception:  # noqa: BLE001  # of one request, as in an HTTP server: it is logged and answered
@@ -66,10 +68,12 @@ async def _ask(
     key: str,
     body: bytes,
     on_rid: Callable[[RequestId], None],
+    tracing: Tracing,
 ) -> Answer:
     dialect = _DIALECTS[url]
     headers = {KEY_HEADER: key, CLASS_HEADER: CLASS, ON_DISCONNECT_HEADER: "detach"}
-    call = Call(caller, headers, body, errors=dialect.errors)
+    trace = tracing.line(url)
+    call = Call(caller, headers, body, errors=dialect.errors, trace=trace)
     asked = dialect.read(body)
     if isinstance(asked, Asked) and asked.body.streams:
         response = refuse(_STREAM, errors=dialect.errors)
@@ -77,7 +81,11 @@ async def _ask(
         response = await generate(dialect, call, asked if isinstance(asked, Asked) else None)
     if isinstance(response, answers.Answer):
         on_rid(response.ticket.rid)
-    return await _answer(response)
+    try:
+        return await _answer(response)
+    finally:
+        if trace is not None:
+            trace.answered(response)
 
 
 async def _answer(response: Response) -> Answer:

@@ -23,6 +23,7 @@ from edge.batches.results import Result, Tally
 from edge.batches.shelf import Shelf
 from edge.batches.tries import Tries
 from edge.call import Caller
+from edge.tracing import Tracing
 from infra.logs import get_logger
 from schemas.ids import RequestId, TenantKey
 from schemas.requests import Klass
@@ -54,6 +55,7 @@ class Means:
     generate: Generate
     cancel: Callable[[TenantKey, str], Awaitable[object]]
     absent: Absent
+    tracing: Tracing
     contents: Contents
     files: Shelf[FileRecord]
     batches: Shelf[BatchRecord]
@@ -243,6 +245,7 @@ class Run:
                         tries.key,
                         bytes(request.body),
                         on_rid,
+                        self._means.tracing,
                     )
                 )
                 wait_s = tries.judge(answer)

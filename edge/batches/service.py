@@ -17,6 +17,7 @@ from edge.batches.runners import Runners
 from edge.batches.shelf import Shelf
 from edge.endpoint import Endpoint, Parameter
 from edge.openapi.headers import LISTING
+from edge.tracing import Tracing
 from infra.jetstream import JetStream
 from infra.settings import Settings
 from schemas.dispatch import WORK_OVERHEAD_BYTES
@@ -37,6 +38,7 @@ class Batches:
         generate: Generate,
         cancel: Callable[[TenantKey, str], Awaitable[object]],
         absent: Absent,
+        tracing: Tracing,
         name: str,
         fail: Callable[[Exception], None],
     ) -> None:
@@ -51,6 +53,7 @@ class Batches:
             generate=generate,
             cancel=cancel,
             absent=absent,
+            tracing=tracing,
             contents=contents,
             files=files,
             batches=batches,

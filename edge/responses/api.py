@@ -101,7 +101,7 @@ class ResponsesApi:
             return refuse(permit, errors=call.errors)
         manner = Manner(shape=lambda _view, _rid: _shape_of(kept, clock), at_once=True)
         return self._requests.open(
-            call.caller.tenant, kept.rid, kept.found, call.headers, seen, manner, permit
+            call.caller.tenant, kept.rid, kept.found, call.headers, seen, manner, permit, call.trace
         )
 
     async def cancel(self, call: Call) -> Response:
