@@ -22,6 +22,7 @@ from infra.jetstream import JetStream, expect_headers, fence_headers
 from infra.output_log import OutputLog
 from infra.settings import Settings
 from infra.stream_set import ensure_streams
+from infra.tracing import Tracer
 from schemas import dispatch, subjects
 from schemas.dispatch import EdgeBeat, Leader, ModelCard, ModelState
 from schemas.ids import RequestId, TenantKey, model_key
@@ -208,12 +209,16 @@ async def backend_on(settings: Settings, *, has_streams: bool = True) -> AsyncIt
 
 @contextlib.asynccontextmanager
 async def edge_at(
-    settings: Settings, backend: Backend, name: str = "edge-test", images: Images | None = None
+    settings: Settings,
+    backend: Backend,
+    name: str = "edge-test",
+    images: Images | None = None,
+    tracer: Tracer | None = None,
 ) -> AsyncIterator[World]:
     """An edge that is ready, on a connection of its own; there may be several at one backend."""
     failures: list[Exception] = []
     bus = await Bus.connect(settings.nats_url, name=name, fail=failures.append)
-    edge = Edge(settings, bus, name=name, fail=failures.append, images=images)
+    edge = Edge(settings, bus, name=name, fail=failures.append, images=images, tracer=tracer)
     server = Server(edge, linger_s=0.1, shutdown_timeout_s=5)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
