@@ -58,6 +58,19 @@ def context_of(tenant: str, rid: str, given: str, *, ratio: float) -> TraceConte
     return TraceContext(trace_id, "", is_sampled(trace_id, ratio))
 
 
+def queued_context(tenant: str, rid: str, given: str, *, ratio: float) -> TraceContext:
+    """Where whoever takes a request out of the queue goes on. If its publisher names no span, the trace's root is one
+    that all can name: it stands for the request itself, and whoever is handed it first by the broker tells of it."""
+    context = context_of(tenant, rid, given, ratio=ratio)
+    return context if context.span_id else context.at(root_span_id(tenant, rid))
+
+
+def root_span_id(tenant: str, rid: str) -> str:
+    """The root of the trace of a request that was published without a context."""
+    # The other half of what its trace id is made of.
+    return hashlib.sha256(f"{tenant}.{rid}".encode()).hexdigest()[32:48]
+
+
 def is_sampled(trace_id: str, ratio: float) -> bool:
     """Whether a trace is one of the share `ratio` (0 to 1) that is kept: OpenTelemetry's TraceIdRatioBased."""
     return int(trace_id[16:], 16) < ratio * (1 << 64)

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.trace import TraceContext, context_of, is_sampled, parse_traceparent, traceparent
+from schemas.trace import (
+    TraceContext,
+    context_of,
+    is_sampled,
+    parse_traceparent,
+    queued_context,
+    root_span_id,
+    traceparent,
+)
 
 GIVEN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -59,3 +67,11 @@ def test_the_share_of_traces_is_what_was_asked_for() -> None:
     assert all(is_sampled(one, 1) for one in ids)
     share = sum(is_sampled(one, 0.1) for one in ids) / len(ids)
     assert 0.09 < share < 0.11
+
+
+def test_everybody_names_the_same_root_of_a_request_without_a_context() -> None:
+    context = queued_context("t", "r", "", ratio=1)
+    assert context == context_of("t", "r", "", ratio=1).at(root_span_id("t", "r"))
+    assert parse_traceparent(traceparent(context)) == context
+    assert context.span_id not in (context.trace_id[:16], context.trace_id[16:], root_span_id("u", "r"))
+    assert queued_context("t", "r", GIVEN, ratio=0) == parse_traceparent(GIVEN)
