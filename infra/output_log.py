@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 
 from infra.jetstream import (
     FULL,
@@ -13,6 +14,7 @@ from infra.jetstream import (
     Stored,
     expect_headers,
 )
+from infra.wire import header_value
 from schemas import subjects
 from schemas.errors import BrokerAway, BrokerRefused, StreamFull
 from schemas.log import Entry
@@ -46,8 +48,15 @@ class OutputLog:
         A replica may lag: the last record returned is not proof that there is no later one. With `upto_seq`
         the caller knows a record that must be there, and reads again while it is not.
         """
+        stored = await self.read_stored(tenant, rid, start_seq=start_seq, upto_seq=upto_seq)
+        return [decode_entry(one) for one in stored]
+
+    async def read_stored(
+        self, tenant: str, rid: str, *, start_seq: int = 1, upto_seq: int | None = None
+    ) -> list[Stored]:
+        """Like `read`, the messages as they are stored."""
         stored = await self._js.read(OUTPUT, subjects.output_log(tenant, rid), start_seq=start_seq)
-        return [decode_entry(one) for one in stored if upto_seq is None or one.seq <= upto_seq]
+        return [one for one in stored if upto_seq is None or one.seq <= upto_seq]
 
     async def ctl_chain(self, tenant: str, rid: str, *, upto_seq: int | None = None) -> list[Entry]:
         """The ctl records up to the one at `upto_seq`, which is known to be stored; older ones may have expired.
@@ -93,6 +102,12 @@ class OutputLog:
             if ack.err_code != WRONG_LAST:
                 raise BrokerRefused(f"END of {rid} was not stored: {ack.description} ({ack.err_code})")
         raise BrokerRefused(f"END of {rid} lost {_CLOSE_TRIES_MAX} races in a row")
+
+
+def stored_at(stored: Stored) -> float:
+    """The broker's time of a message that was read back, in Unix seconds. Raises ValueError if it tells none."""
+    stamp = header_value(stored.headers, b"Nats-Time-Stamp") or b""
+    return datetime.fromisoformat(stamp.decode()).timestamp()
 
 
 def decode_entry(stored: Stored) -> Entry:

@@ -92,8 +92,11 @@ TOKENS: Final = "penstock.tokens"
 RECORDS: Final = "penstock.records"
 STRIKES: Final = "penstock.strikes"
 OUTCOME: Final = "penstock.outcome"
-"""How it ended: `ok`, `error`, `cancelled`, `expired`, `poison`, `handoff`, `fenced`, `left`, `refused`."""
+"""How it ended: `ok`, `error`, `cancelled`, `expired`, `poison`, `handoff`, `fenced`, `left`, `refused`,
+`lost` (its worker is gone, or no longer has it)."""
 REASON: Final = "penstock.reason"
+REPORTED_BY: Final = "penstock.reported_by"
+"""The worker that tells of an attempt whose own worker cannot any more; it knows what the log says."""
 LINK: Final = "penstock.link"
 """On a span with links: what each of them is to it, in their order, such as `attempt 1`, `batch`, `request`."""
 

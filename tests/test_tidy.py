@@ -122,6 +122,7 @@ SHELLS = [
     "workers/engine_page.py",
     "workers/metrics.py",
     "workers/service.py",
+    "workers/tracing.py",
     "workers/engines/base.py",
     "workers/engines/diagnosis.py",
     "workers/engines/llamacpp.py",

@@ -66,7 +66,7 @@ State = Literal["leasing", "reading", "running", "burying", "finishing", "settle
 class Attempt:
     """One request. The core feeds it events, and a `tick` when `due` is reached."""
 
-    def __init__(self, item: WorkItem, worker: Worker, now: float) -> None:
+    def __init__(self, item: WorkItem, worker: Worker, now: float, trace: str = "") -> None:
         limits = worker.limits
         self.item = item
         self.key = f"{item.tenant}.{item.rid}"
@@ -74,13 +74,13 @@ class Attempt:
         self.occupies = False
         """Whether it takes one of the slots."""
         self._worker = worker
+        self._trace = trace
         self._outbox = Outbox(item, worker, self.key)
         self._holding = Holding(limits.ack_wait_s, now)
         self._nonce = ""
         self._lease_seq = 0
         self.run = Run(self.key, worker, now)
-        append_at = now if item.meta.stream else now + limits.append_interval_s
-        self._draft = Draft(worker, self.run, append_at)
+        self._draft = Draft(worker, self.run, now if item.meta.stream else now + limits.append_interval_s)
         timeout_s = min(item.meta.request_timeout_s or limits.request_timeout_s, limits.request_timeout_max_s)
         self._deadline = now + timeout_s - item.age_s
         # Past its deadline only END is left to store. If that takes longer than a redelivery, others will do it.
@@ -215,7 +215,7 @@ class Attempt:
         self.state = "leasing"
         self._lease_seq = 0
         self._nonce = f"{self._worker.id}.{self._worker.number()}"
-        lease = records.lease_of(self.item, self._worker, self._nonce, cause)
+        lease = records.lease_of(self.item, self._worker, self._nonce, cause, self._trace)
         return self._outbox.send("lease", expect, encode(lease), now)
 
     def _retry(self, now: float) -> list[Action]:
@@ -396,5 +396,5 @@ class Attempt:
     def _settle(self, outcome: Outcome, *settling: Action, is_whole: bool = False) -> list[Action]:
         self.state = "settled"
         self.occupies = False
-        settled = Settled(self.key, outcome, self._draft.tokens.made, *self._draft.tally(is_whole=is_whole))
+        settled = Settled(self.key, outcome, *self._draft.tally(is_whole=is_whole), *self.run.spoken_at)
         return [*self._outbox.drop(), *self.run.stop(), *settling, settled]

@@ -140,12 +140,12 @@ class WorkerCore:
         answers: list[Answer] = []
         actions: list[Action] = []
         for item in event.work.items:
-            answer, begun = self._on_item(item, now)
+            answer, begun = self._on_item(item, event.traces, now)
             answers.append(answer)
             actions += begun
         return [Reply(event.reply, answers), *actions]
 
-    def _on_item(self, item: WorkItem, now: float) -> tuple[Answer, list[Action]]:
+    def _on_item(self, item: WorkItem, traces: dict[str, str], now: float) -> tuple[Answer, list[Action]]:
         key = f"{item.tenant}.{item.rid}"
         running = self._attempts.get(key)
         if running is not None:
@@ -158,7 +158,7 @@ class WorkerCore:
             return "draining", []
         if self._free == 0:
             return "full", []
-        attempt = self._attempts[key] = Attempt(item, self._worker, now)
+        attempt = self._attempts[key] = Attempt(item, self._worker, now, traces.get(key, ""))
         self._watched[key] = inf
         actions = attempt.accept(now)
         self._note(attempt, False, actions, now)

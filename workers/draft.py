@@ -88,11 +88,11 @@ class Draft:
         self.closing = None
         return False
 
-    def tally(self, *, is_whole: bool) -> tuple[int, int]:
-        """Tokens that the engine has made for this attempt, and how many of them did not get into the log. `is_whole`:
-        all that waits is in it, in END."""
+    def tally(self, *, is_whole: bool) -> tuple[int, int, int]:
+        """Tokens of the request so far, those that the engine has made for this attempt, and how many of these did not
+        get into the log. `is_whole`: all that waits is in it, in END."""
         logged = (self.tokens.made if is_whole else self.tokens.off) - (self._found or 0)
-        return self._run.made, max(0, self._run.made - max(0, logged))
+        return self.tokens.made, self._run.made, max(0, self._run.made - max(0, logged))
 
     def check(self) -> None:
         """Asserts the invariants. What waits while the broker is away is bounded: an engine makes no more tokens of a

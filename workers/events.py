@@ -25,10 +25,12 @@ its deadline."""
 
 
 class Offered(msgspec.Struct, frozen=True):
-    """A batch arrived; the answers go to `reply`."""
+    """A batch arrived; the answers go to `reply`. `traces`: for the requests that are traced, by key, where an attempt
+    stands in its request's trace; the attempt's leases repeat it."""
 
     work: Work
     reply: str
+    traces: dict[str, str] = {}
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -222,14 +224,17 @@ class EngineHung(msgspec.Struct, frozen=True, gc=False):
 
 
 class Settled(msgspec.Struct, frozen=True, gc=False):
-    """This worker's part in a request is over, after `tokens` tokens: for the log and the metrics. The engine has made
-    `generated` of them here, and `wasted` more that did not get into the log, as far as is known."""
+    """This worker's part in a request is over, after `tokens` tokens: for logs, metrics and traces. The engine has made
+    `generated` of them here, and `wasted` more that did not get into the log, as far as is known. Its first tokens came
+    at `first_token_at`, the last ones so far at `last_token_at`; None: none came."""
 
     key: str
     outcome: Outcome
     tokens: int
     generated: int = 0
     wasted: int = 0
+    first_token_at: float | None = None
+    last_token_at: float | None = None
 
 
 Action = (

@@ -30,8 +30,8 @@ def cause_after(record: CtlRecord | None) -> Cause:
             return "redelivered"
 
 
-def lease_of(item: WorkItem, worker: Worker, nonce: str, cause: Cause) -> Lease:
-    """The lease that lets `nonce` append."""
+def lease_of(item: WorkItem, worker: Worker, nonce: str, cause: Cause, trace: str) -> Lease:
+    """The lease that lets `nonce` append; `trace` is where the attempt stands in its request's trace."""
     return Lease(
         nonce=nonce,
         worker=worker.id,
@@ -42,6 +42,7 @@ def lease_of(item: WorkItem, worker: Worker, nonce: str, cause: Cause) -> Lease:
         engine=worker.capabilities.engine,
         fingerprint=item.meta.fingerprint,
         view=item.meta.view,
+        trace=trace,
     )
 
 

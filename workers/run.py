@@ -22,6 +22,7 @@ class Run:
         self._worker = worker
         self._accepted_at = now
         self._first_token_at: float | None = None
+        self._last_token_at: float | None = None
 
     @property
     def owes_since(self) -> float | None:
@@ -54,8 +55,14 @@ class Run:
     def spoke(self, tokens: int, now: float) -> None:
         """Tokens came."""
         self.made += tokens
+        self._last_token_at = now
         if self._first_token_at is None:
             self._first_token_at = now
+
+    @property
+    def spoken_at(self) -> tuple[float | None, float | None]:
+        """When the first tokens came, and the last ones."""
+        return self._first_token_at, self._last_token_at
 
     def is_stuck(self, now: float) -> bool:
         """Whether the engine owes tokens and has not stepped for too long, as far as can be known."""

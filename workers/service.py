@@ -14,7 +14,7 @@ from infra.lifecycle import RoleContext
 from infra.logs import get_logger
 from infra.metrics.page import Page
 from infra.micro import Endpoint, Micro
-from infra.output_log import OutputLog
+from infra.output_log import OutputLog, decode_entry, stored_at
 from infra.settings import Settings
 from schemas import dispatch, subjects
 from schemas.errors import BrokerAway, BrokerRefused, PenstockError
@@ -59,6 +59,8 @@ from workers.events import (
     Tick,
 )
 from workers.limits import WorkerLimits
+from workers.traced import Who
+from workers.tracing import Spans
 
 OUTPUT_POLL_S = 0.2
 """How often a worker that came up before the first scheduler looks for the stream that the scheduler makes."""
@@ -106,6 +108,7 @@ class WorkerService:
         self._counting: Counting
         self._work = Endpoint("work", subjects.work(worker_id))
         self._micro = Micro(bus, "worker", worker_id, self._work)
+        self._spans: Spans
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
@@ -120,8 +123,12 @@ class WorkerService:
         if can is None:
             return
         limits = _limits(settings, settings.slots or can.slots)
-        self._core = WorkerCore(self._worker_id, _card(settings.model, can), can, limits)
+        card = _card(settings.model, can)
+        self._core = WorkerCore(self._worker_id, card, can, limits)
         self._counting = Counting(can.name or settings.model, limits.slots)
+        self._spans = Spans(
+            self._context.tracer, Who(self._worker_id, card.name, can), with_content=settings.trace_content
+        )
         await self._context.show_metrics(self._page(), settings.worker_metrics_port)
         log.info("engine started", engine=can.engine, revision=can.revision, slots=limits.slots)
         self._context.spawn(self._watch_engine(), "engine")
@@ -204,7 +211,11 @@ class WorkerService:
             raise EngineStopped("the engine ended by itself")
 
     def _feed(self, event: Event) -> None:
-        for action in self._core.handle(event, clock.now()):
+        now = clock.now()
+        actions = self._core.handle(event, now)
+        if self._spans.watched:
+            self._spans.saw(event, actions, now)
+        for action in actions:
             self._do(action)
         self._arm()
 
@@ -314,10 +325,13 @@ class WorkerService:
 
     async def _read_log(self, read: ReadLog) -> None:
         try:
-            entries = await self._log.read(read.tenant, read.rid, upto_seq=read.upto_seq)
+            stored = await self._log.read_stored(read.tenant, read.rid, upto_seq=read.upto_seq)
+            entries = [decode_entry(one) for one in stored]
         except (BrokerAway, BrokerRefused, ValueError) as error:
             self._on_read_failed(read, error)
         else:
+            if read.key in self._spans.watched and entries and entries[-1].seq == read.upto_seq:
+                self._spans.read(read.key, entries, [stored_at(one) for one in stored])
             self._feed(LogRead(read.key, read.op, entries))
 
     def _on_read_failed(self, read: ReadCtl | ReadLog, error: Exception) -> None:
@@ -338,7 +352,7 @@ class WorkerService:
             return
         begun = clock.now()
         self._counting.offered(work)
-        self._feed(Offered(work, reply))
+        self._feed(Offered(work, reply, self._spans.expect(work, begun)))
         self._work.count(clock.now() - begun)
 
     def _on_leader(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
