@@ -77,6 +77,11 @@ def new_span_id() -> str:
     return f"{random.getrandbits(64) or 1:016x}"
 
 
+def new_trace_id() -> str:
+    """32 hex digits that no other trace has."""
+    return f"{random.getrandbits(128) or 1:032x}"
+
+
 def unix_ns(at: float) -> int:
     """A time of `infra.clock` as nanoseconds since 1970."""
     return unix_offset_ns() + int(at * 1e9)

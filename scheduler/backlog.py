@@ -34,15 +34,15 @@ class Backlog:
         """Queues a request; one that comes back keeps the place its arrival gave it."""
         held.queued_at = held.queued_at or now
         groups = self._models.setdefault(held.model, {})
-        insort(groups.setdefault(_bucket(held), []), (_key(held), held.order, held))
+        insort(groups.setdefault(bucket_of(held.meta.max_tokens), []), (_key(held), held.order, held))
 
     def remove(self, held: Held) -> None:
         """Takes out one request that waits."""
-        entries = self._models[held.model][_bucket(held)]
+        entries = self._models[held.model][bucket_of(held.meta.max_tokens)]
         at = bisect_left(entries, (_key(held), held.order))
         assert entries[at][2] is held, "a waiting request is in its group"
         del entries[at]
-        self._drop_if_empty(held.model, _bucket(held))
+        self._drop_if_empty(held.model, bucket_of(held.meta.max_tokens))
 
     def take(
         self, model: ModelKey, worker: WorkerId, slots: int, now: float, *, holds_new: bool
@@ -79,7 +79,12 @@ class Backlog:
                 assert entries, "an empty group is dropped"
                 assert entries == sorted(entries, key=lambda entry: entry[:2])
                 for key, order, held in entries:
-                    assert (held.model, _bucket(held), _key(held), held.order) == (model, bucket, key, order)
+                    assert (held.model, bucket_of(held.meta.max_tokens), _key(held), held.order) == (
+                        model,
+                        bucket,
+                        key,
+                        order,
+                    )
                     assert held.place == "waiting"
                     found.append(held)
         assert len({id(held) for held in found}) == len(found), "a request waits once"
@@ -122,6 +127,6 @@ def _key(held: Held) -> float:
     return held.arrived - HEAD_START_S[held.klass]
 
 
-def _bucket(held: Held) -> int:
+def bucket_of(max_tokens: int) -> int:
     """`max_tokens` up to the next power of two; 0: the client named none."""
-    return 1 << (held.meta.max_tokens - 1).bit_length() if held.meta.max_tokens else 0
+    return 1 << (max_tokens - 1).bit_length() if max_tokens else 0

@@ -15,7 +15,7 @@ from scheduler.quota_events import Queued
 from schemas import subjects
 from schemas.errors import BrokerAway, BrokerRefused
 from schemas.output import End
-from schemas.requests import EDGE, FINGERPRINT
+from schemas.requests import EDGE, FINGERPRINT, TRACEPARENT
 from schemas.streams import REQUESTS
 
 REFUSALS_MAX = 64
@@ -116,4 +116,11 @@ def _queued(stored: Stored) -> Queued | None:
     if named is None:
         return None
     headers = parse_headers(stored.headers)
-    return Queued(named.tenant, named.rid, stored.seq, bool(headers.get(EDGE)), headers.get(FINGERPRINT, ""))
+    return Queued(
+        tenant=named.tenant,
+        rid=named.rid,
+        stream_seq=stored.seq,
+        admitted=bool(headers.get(EDGE)),
+        fingerprint=headers.get(FINGERPRINT, ""),
+        traceparent=headers.get(TRACEPARENT, ""),
+    )

@@ -27,6 +27,7 @@ class Queued(msgspec.Struct, frozen=True):
     stream_seq: int
     admitted: bool
     fingerprint: str = ""
+    traceparent: str = ""
 
 
 class OverFound(msgspec.Struct, frozen=True):

@@ -10,6 +10,8 @@ from functools import partial
 from math import inf
 from typing import assert_never
 
+from msgspec.structs import replace
+
 from infra import clock
 from infra.consumers import Consumer, Delivered
 from infra.jetstream import SERVICE_UNAVAILABLE, JetStream
@@ -26,6 +28,7 @@ from scheduler.figures import Figures
 from scheduler.leadership import Leadership
 from scheduler.limits import Limits
 from scheduler.quota_calls import QuotaCalls
+from scheduler.tracing import Spans
 from schemas import dispatch, streams, subjects
 from schemas.errors import BrokerAway, BrokerRefused
 from schemas.ids import ModelKey, WorkerId
@@ -65,6 +68,7 @@ class SchedulerService:
         self._figures = Figures(js, context.settings, lambda: self._core.leading and self._bus.connected)
         self._cancels = Endpoint("cancel", subjects.CANCEL_ALL)
         self._micro = Micro(js.bus, "scheduler", context.id, self._cancels)
+        self._spans = Spans(context.tracer, context.id)
         self._calls = BrokerCalls(js, self._handle)
         self._quota_calls = QuotaCalls(js, self._handle)
         self._leadership = Leadership(
@@ -118,9 +122,11 @@ class SchedulerService:
             return
         self._handling = True
         while self._waiting:
-            happened = self._waiting.popleft()
-            self._counting.came(happened)
-            for action in self._core.handle(happened, clock.now()):
+            event, now = self._waiting.popleft(), clock.now()
+            self._counting.came(event)
+            actions = self._core.handle(event, now)
+            self._spans.saw(event, actions, now)
+            for action in actions:
                 self._counting.wanted(action)
                 self._act(action)
         self._handling = False
@@ -287,7 +293,9 @@ class SchedulerService:
     def _offer(self, offer: events.Offer) -> None:
         worker, seq = offer.worker, offer.work.seq
         on_answer = partial(self._on_answer, worker, seq, self._counting.offer(offer))
-        token = self._bus.call(subjects.work(worker), dispatch.encode_work(offer.work), on_answer)
+        trace = self._spans.trace_of(offer)
+        work = replace(offer.work, trace=trace) if trace else offer.work
+        token = self._bus.call(subjects.work(worker), dispatch.encode_work(work), on_answer)
         if token:
             self._offers[worker, seq] = token
         else:

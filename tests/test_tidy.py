@@ -117,6 +117,7 @@ SHELLS = [
     "scheduler/leadership.py",
     "scheduler/quota_calls.py",
     "scheduler/service.py",
+    "scheduler/tracing.py",
     "workers/__main__.py",
     "workers/counting.py",
     "workers/engine_page.py",

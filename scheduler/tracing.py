@@ -1,0 +1,388 @@
+"""The spans of a scheduler: how long a request was queued and held, what it was offered with, how it was closed.
+
+It stands beside the shell and changes nothing. What is told comes from what the core was told and asked for; a request
+that is not traced costs a comparison when it is delivered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from infra import trace_names as names
+from infra.tracing import Kind, NoTracer, Span, SpanEvent, Tracer, Value, new_span_id, new_trace_id
+from scheduler import events, quota_events
+from scheduler.backlog import bucket_of
+from scheduler.events import Action, Event
+from scheduler.holding import Name
+from schemas import subjects
+from schemas.ids import WorkerId
+from schemas.output import End
+from schemas.requests import InvalidMeta
+from schemas.trace import TraceContext, queued_context, root_span_id, traceparent
+
+KEPT_MAX = 4096
+"""Requests of which it is remembered where they stand in their traces: those held, those that workers took, those given
+back to the queue, those being closed. Beyond it the oldest are forgotten, and less is told of them."""
+
+EVENTS_MAX = 64
+"""Of one hold: a request that nobody takes is offered again and again."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(slots=True)
+class _Hold:
+    """A traced delivery that is held here; `context` is the one that the request was published in."""
+
+    name: Name
+    context: TraceContext
+    ack: str
+    since: float
+    delivered: events.Delivered
+    cause: str = ""
+    events: list[SpanEvent] = field(default_factory=list)
+
+    def note(self, what: str, at: float, **attributes: Value) -> None:
+        """Something happened."""
+        if len(self.events) < EVENTS_MAX:
+            self.events.append(
+                SpanEvent(what, at, {f"penstock.{key}": attributes[key] for key in attributes})
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """A request that a worker took."""
+
+    context: TraceContext
+    stream_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    context: TraceContext
+    members: list[tuple[Name, TraceContext | None]]
+    """All requests of it; those that are traced with the context they were published in."""
+    since: float
+    attributes: dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class _Closing:
+    context: TraceContext
+    end: End
+    since: float
+
+
+class Spans:
+    """Watches one scheduler's core."""
+
+    def __init__(self, tracer: Tracer, scheduler: str) -> None:
+        self._tracer = tracer
+        self._is_on = not isinstance(tracer, NoTracer)
+        self._scheduler = scheduler
+        self._holds: dict[Name, _Hold] = {}
+        self._by_ack: dict[str, _Hold] = {}
+        self._ran: dict[Name, _Ran] = {}
+        self._returned: dict[Name, float] = {}
+        self._batches: dict[tuple[WorkerId, int], _Batch] = {}
+        self._closing: dict[Name, _Closing] = {}
+
+    def saw(self, event: Event, actions: Sequence[Action], now: float) -> None:
+        """What the core was told, and what it asked for."""
+        if not self._is_on:
+            return
+        match event:
+            case events.Delivered():
+                self._delivered(event, now)
+            case quota_events.OverFound():
+                self._found_over(event, actions, now)
+            case _ if self._holds or self._ran or self._closing or self._batches:
+                self._heard(event, now)
+            case _:
+                return
+        is_worker_gone = ""
+        for action in actions:
+            if isinstance(action, events.WorkerGone):
+                is_worker_gone = action.worker
+            self._asked_for(action, is_worker_gone, now)
+
+    def trace_of(self, offer: events.Offer) -> str:
+        """The traceparent of a batch that is offered; empty: it is not traced."""
+        batch = self._batches.get((offer.worker, offer.work.seq))
+        return "" if batch is None else traceparent(batch.context)
+
+    def check(self) -> None:
+        """Asserts the bounds."""
+        for kept in (self._holds, self._by_ack, self._ran, self._returned, self._closing):
+            assert len(kept) <= KEPT_MAX
+        assert len(self._by_ack) == len(self._holds)
+
+    # What the core was told.
+
+    def _delivered(self, event: events.Delivered, now: float) -> None:
+        if event.subject is None:
+            return
+        given = "" if isinstance(event.meta, InvalidMeta) else event.meta.traceparent
+        context = self._context(event.subject.tenant, event.subject.rid, given)
+        if context is None:
+            return
+        name = (event.subject.tenant, event.subject.rid)
+        old = self._holds.get(name)
+        if old is not None and old.delivered.stream_seq != event.stream_seq:
+            return  # Queued twice: this one is given back.
+        self._ran.pop(name, None)
+        returned_at = self._returned.pop(name, None)
+        if old is not None:
+            del self._by_ack[old.ack]
+            old.ack = event.ack
+            self._by_ack[old.ack] = old
+            old.note("delivered again", now, delivery=event.attempt)
+            return
+        queued_at = now - event.age_s if event.attempt == 1 else returned_at
+        if event.attempt == 1:
+            self._root(name, context, now - event.age_s)
+        if queued_at is not None:
+            self._part(name, context, "queue", queued_at, now, attributes=_of_delivery(event))
+        hold = _Hold(name, context, event.ack, now, event)
+        forgotten = _keep(self._holds, name, hold)
+        if forgotten is not None:
+            del self._by_ack[forgotten.ack]
+        self._by_ack[event.ack] = hold
+
+    def _heard(self, event: Event, now: float) -> None:
+        match event:
+            case events.Answered(worker, seq, answers):
+                self._answered(worker, seq, answers, now)
+            case events.OfferFailed(worker, seq):
+                self._offer_failed(worker, seq, "no answer", now)
+            case events.CtlRead(tenant, rid) | events.HistoryRead(tenant, rid):
+                hold = self._holds.get((tenant, rid))
+                if hold is not None:
+                    hold.note("log read", now)
+            case events.CancelHinted(tenant, rid):
+                hold = self._holds.get((tenant, rid))
+                if hold is not None:
+                    hold.note("cancel seen", now)
+            case events.EndWritten(tenant, rid):
+                self._closed((tenant, rid), "", now)
+            case events.CloseRefused(tenant, rid):
+                self._closed((tenant, rid), "output_full", now)
+            case events.CallFailed(tenant, rid):
+                self._closed((tenant, rid), "no answer", now)
+            case _:
+                pass
+
+    def _answered(self, worker: WorkerId, seq: int, answers: Sequence[str], now: float) -> None:
+        batch = self._batches.get((worker, seq))
+        if batch is None:
+            return
+        if len(answers) != len(batch.members):
+            self._offer_failed(worker, seq, "a wrong answer", now)
+            return
+        self._tell_batch(self._batches.pop((worker, seq)), "", now)
+        for (name, _), answer in zip(batch.members, answers, strict=True):
+            hold = self._holds.get(name)
+            if hold is None:
+                continue
+            if answer in ("full", "draining"):
+                hold.note("refused", now, worker=worker, reason=answer)
+                continue
+            if answer != "done":
+                _keep(self._ran, name, _Ran(hold.context, hold.delivered.stream_seq))
+            self._let_go(hold, answer, now, {names.WORKER: worker, names.CAUSE: hold.cause})
+
+    def _offer_failed(self, worker: WorkerId, seq: int, why: str, now: float) -> None:
+        batch = self._batches.pop((worker, seq), None)
+        if batch is None:
+            return
+        self._tell_batch(batch, why, now)
+        for name, _ in batch.members:
+            hold = self._holds.get(name)
+            if hold is not None:
+                hold.note("not answered", now, worker=worker, reason=why)
+
+    def _found_over(self, event: quota_events.OverFound, actions: Sequence[Action], now: float) -> None:
+        """What is refused was never delivered: nothing is known of it but what was found."""
+        given = {(one.tenant, one.rid): one.traceparent for one in event.requests}
+        for action in actions:
+            if isinstance(action, quota_events.RefuseQueued):
+                name = (action.tenant, action.rid)
+                context = self._context(*name, given.get(name, ""))
+                if context is not None:
+                    self._root(name, context, now)
+                    _keep(self._closing, name, _Closing(context, action.end, now))
+
+    # What it asked for.
+
+    def _asked_for(self, action: Action, worker_gone: str, now: float) -> None:
+        match action:
+            case events.Offer():
+                self._offers(action, now)
+            case events.ForgetOffer(worker, seq):
+                self._offer_failed(worker, seq, "timed out", now)
+            case events.Close(tenant, rid, end) | events.Cancel(tenant, rid, end):
+                self._closes((tenant, rid), end, now)
+            case events.Ack(ack) if ack in self._by_ack:
+                self._let_go(self._by_ack[ack], "settled", now)
+            case events.Nak(ack, delay_s) if ack in self._by_ack:
+                hold = self._by_ack[ack]
+                _keep(self._returned, hold.name, now)
+                self._let_go(hold, "given back", now, {"penstock.delay_s": delay_s})
+            case events.Nak(ack) if worker_gone:
+                self._tell_gone(ack, worker_gone, now)
+            case _:
+                pass
+
+    def _offers(self, offer: events.Offer, now: float) -> None:
+        members: list[tuple[Name, TraceContext | None]] = []
+        for item in offer.work.items:
+            hold = self._by_ack.get(item.ack)
+            members.append(((item.tenant, item.rid), None if hold is None else hold.context))  # type: ignore[arg-type]
+            if hold is not None:
+                hold.cause = item.cause
+                hold.note("offered", now, worker=offer.worker)
+        traced = [name[1] for name, context in members if context is not None]
+        if not traced:
+            return
+        attributes: dict[str, Value] = {
+            names.MESSAGING_SYSTEM: names.NATS,
+            names.MESSAGING_OPERATION: "send",
+            names.MESSAGING_OPERATION_NAME: "offer",
+            names.MESSAGING_BATCH_COUNT: len(members),
+            names.REQUEST_IDS: traced,
+            names.LINK: ["request"] * len(traced),
+            names.WORKER: offer.worker,
+            names.BATCH_SEQ: offer.work.seq,
+            names.GEN_AI_REQUEST_MAX_TOKENS: bucket_of(offer.work.items[0].meta.max_tokens),
+        }
+        context = TraceContext(new_trace_id(), new_span_id(), is_sampled=True)
+        self._batches[offer.worker, offer.work.seq] = _Batch(context, members, now, attributes)
+
+    def _closes(self, name: Name, end: End, now: float) -> None:
+        hold, ran = self._holds.get(name), self._ran.get(name)
+        known = hold or ran
+        if known is not None:
+            _keep(self._closing, name, _Closing(known.context, end, now))
+
+    # What is told.
+
+    def _let_go(
+        self, hold: _Hold, outcome: str, now: float, attributes: dict[str, Value] | None = None
+    ) -> None:
+        del self._holds[hold.name]
+        del self._by_ack[hold.ack]
+        more = _of_delivery(hold.delivered) | {names.OUTCOME: outcome} | (attributes or {})
+        self._part(hold.name, hold.context, "hold", hold.since, now, attributes=more, noted=hold.events)
+
+    def _closed(self, name: Name, error: str, now: float) -> None:
+        closing = self._closing.pop(name, None)
+        if closing is None:
+            return
+        end = closing.end
+        attributes: dict[str, Value] = {names.OUTCOME: end.status, names.REASON: end.reason}
+        error = error or ("" if end.status == "cancelled" else end.reason)
+        self._part(name, closing.context, "close", closing.since, now, "client", attributes, error=error)
+
+    def _tell_batch(self, batch: _Batch, error: str, now: float) -> None:
+        self._tracer.emit(
+            Span(
+                name="batch",
+                context=batch.context,
+                parent_id="",
+                start=batch.since,
+                end=now,
+                kind="producer",
+                attributes=batch.attributes,
+                links=[context for _, context in batch.members if context is not None],
+                error=error,
+            )
+        )
+
+    def _tell_gone(self, ack: str, worker: str, now: float) -> None:
+        """A worker is taken for dead: told in the trace of each request that it ran."""
+        delivery = subjects.parse_ack(ack)
+        for name, ran in self._ran.items():
+            if delivery is not None and ran.stream_seq == delivery.stream_seq:
+                _keep(self._returned, name, now)
+                self._part(name, ran.context, "worker gone", now, now, attributes={names.WORKER: worker})
+                return
+
+    def _root(self, name: Name, context: TraceContext, stored_at: float) -> None:
+        """What the publisher did, if it does not trace: all that is known of it is when the broker stored it."""
+        if context.span_id != root_span_id(*name):
+            return
+        self._tracer.emit(
+            Span(
+                name=f"publish {subjects.REQUESTS_NAME}",
+                context=context,
+                parent_id="",
+                start=stored_at,
+                end=stored_at,
+                kind="producer",
+                attributes={
+                    names.REQUEST_ID: name[1],
+                    names.TENANT: name[0],
+                    names.MESSAGING_SYSTEM: names.NATS,
+                    names.MESSAGING_OPERATION: "send",
+                    names.MESSAGING_OPERATION_NAME: "publish",
+                    names.MESSAGING_DESTINATION: subjects.REQUESTS_NAME,
+                    names.REPORTED_BY: self._scheduler,
+                },
+            )
+        )
+
+    def _part(
+        self,
+        name: Name,
+        context: TraceContext,
+        what: str,
+        start: float,
+        end: float,
+        kind: Kind = "internal",
+        attributes: dict[str, Value] | None = None,
+        *,
+        noted: Sequence[SpanEvent] = (),
+        error: str = "",
+    ) -> None:
+        self._tracer.emit(
+            Span(
+                name=what,
+                context=context.at(new_span_id()),
+                parent_id=context.span_id,
+                start=start,
+                end=end,
+                kind=kind,
+                attributes={names.REQUEST_ID: name[1], names.TENANT: name[0], **(attributes or {})},
+                events=noted,
+                error=error,
+            )
+        )
+
+    def _context(self, tenant: str, rid: str, given: str) -> TraceContext | None:
+        """Where a request was published, if it is traced."""
+        ratio = self._tracer.ratio
+        if not ratio and not given:
+            return None
+        context = queued_context(tenant, rid, given, ratio=ratio)
+        return context if context.is_sampled else None
+
+
+def _of_delivery(event: events.Delivered) -> dict[str, Value]:
+    return {
+        names.DELIVERY: event.attempt,
+        names.CLASS: event.klass,
+        names.GEN_AI_REQUEST_MODEL: event.model,
+        names.MESSAGING_SYSTEM: names.NATS,
+        names.MESSAGING_GROUP: f"{event.klass}-{event.model}",
+    }
+
+
+def _keep(kept: dict[K, V], key: K, value: V) -> V | None:
+    """Adds to what is remembered. Returns what is forgotten for it."""
+    kept.pop(key, None)
+    kept[key] = value
+    return kept.pop(next(iter(kept))) if len(kept) > KEPT_MAX else None
