@@ -35,13 +35,15 @@ V = TypeVar("V")
 
 @dataclass(slots=True)
 class _Hold:
-    """A traced delivery that is held here; `context` is the one that the request was published in."""
+    """A traced delivery that is held here; `context` is the one that the request was published in. It does not keep the
+    request: one that the core has let go may stay here for a while."""
 
     name: Name
     context: TraceContext
     ack: str
     since: float
-    delivered: events.Delivered
+    stream_seq: int
+    attributes: dict[str, Value]
     cause: str = ""
     events: list[SpanEvent] = field(default_factory=list)
 
@@ -132,7 +134,7 @@ class Spans:
             return
         name = (event.subject.tenant, event.subject.rid)
         old = self._holds.get(name)
-        if old is not None and old.delivered.stream_seq != event.stream_seq:
+        if old is not None and old.stream_seq != event.stream_seq:
             return  # Queued twice: this one is given back.
         self._ran.pop(name, None)
         returned_at = self._returned.pop(name, None)
@@ -142,12 +144,13 @@ class Spans:
             self._by_ack[old.ack] = old
             old.note("delivered again", now, delivery=event.attempt)
             return
+        attributes = _of_delivery(event)
         queued_at = now - event.age_s if event.attempt == 1 else returned_at
         if event.attempt == 1:
             self._root(name, context, now - event.age_s)
         if queued_at is not None:
-            self._part(name, context, "queue", queued_at, now, attributes=_of_delivery(event))
-        hold = _Hold(name, context, event.ack, now, event)
+            self._part(name, context, "queue", queued_at, now, attributes=attributes)
+        hold = _Hold(name, context, event.ack, now, event.stream_seq, attributes)
         forgotten = _keep(self._holds, name, hold)
         if forgotten is not None:
             del self._by_ack[forgotten.ack]
@@ -192,7 +195,7 @@ class Spans:
                 hold.note("refused", now, worker=worker, reason=answer)
                 continue
             if answer != "done":
-                _keep(self._ran, name, _Ran(hold.context, hold.delivered.stream_seq))
+                _keep(self._ran, name, _Ran(hold.context, hold.stream_seq))
             self._let_go(hold, answer, now, {names.WORKER: worker, names.CAUSE: hold.cause})
 
     def _offer_failed(self, worker: WorkerId, seq: int, why: str, now: float) -> None:
@@ -275,7 +278,7 @@ class Spans:
     ) -> None:
         del self._holds[hold.name]
         del self._by_ack[hold.ack]
-        more = _of_delivery(hold.delivered) | {names.OUTCOME: outcome} | (attributes or {})
+        more = hold.attributes | {names.OUTCOME: outcome} | (attributes or {})
         self._part(hold.name, hold.context, "hold", hold.since, now, attributes=more, noted=hold.events)
 
     def _closed(self, name: Name, error: str, now: float) -> None:
