@@ -14,7 +14,7 @@ from chaos.network import ClientTransport, Line
 from infra import lifecycle
 from infra.lifecycle import Serve
 from infra.settings import Settings
-from infra.tracing import NoTracer
+from infra.tracing import Tracer
 
 RoleName = Literal["scheduler", "worker", "edge", "publisher"]
 
@@ -44,6 +44,10 @@ class World(Protocol):
         """Something happened that a correct system never does."""
         ...
 
+    def tracer_of(self, process: Process) -> Tracer:
+        """Where its spans go."""
+        ...
+
 
 class Process:
     """One life of one role, from its start to its end. Callbacks are its own if they run in `context`."""
@@ -70,7 +74,7 @@ class Process:
 
     def start(self, serve: Serve, settings: Settings) -> None:
         """What exec does."""
-        life = lifecycle.live(serve, settings, self.id, None, NoTracer())
+        life = lifecycle.live(serve, settings, self.id, None, self.machine.world.tracer_of(self))
         self._task = self.machine.loop.create_task(life, name=self.id, context=self.context)
         self._task.add_done_callback(self._on_done, context=self.context)
 

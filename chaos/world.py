@@ -24,12 +24,14 @@ from chaos.network import Network
 from chaos.plan import LEADER, LETTER_MODEL, RUNNER, Plan, Step
 from chaos.processes import Machine, Process, RoleName
 from chaos.rest import Baseline
+from chaos.traces import Traces
 from chaos.virtual import EPOCH_S, unix_s, virtual
 from chaos.watcher import Watcher
 from chaos.weather import Weather
 from edge.counts.leftover import LOOK_EVERY_S
 from infra.lifecycle import Serve
 from infra.settings import Settings
+from infra.tracing import Tracer
 from scheduler.__main__ import serve as serve_scheduler
 from scheduler.core import Core
 from schemas import subjects
@@ -94,6 +96,7 @@ class World:
         self.loop.dial = Network(self.broker).dial
         settings = Settings.model_construct(engine="simulator", model=LETTER_MODEL, **plan.shape.settings)
         self.ledger = Ledger(self.loop.time, self.violated, self.count, attempts_max=settings.attempts_max)
+        self.traces = Traces(plan.seed, self.violated, self.count)
         self.watcher = Watcher(self, self.violated, strikes_max=settings.strikes_max)
         self.ledger.on_ctl.append(self.watcher.on_ctl)
         self.machines = self._machines(settings)
@@ -156,6 +159,10 @@ class World:
     def surprised(self, what: str) -> None:
         """Something happened that a correct system never does."""
         self.violated("crash", what)
+
+    def tracer_of(self, process: Process) -> Tracer:
+        """Where its spans go."""
+        return self.traces.tracer_of(process)
 
     def count_one(self, what: str) -> None:
         """Notes that something was exercised."""
@@ -245,6 +252,8 @@ class World:
         if not await self._comes_true(lambda: not baseline.excess() and not self._bounds.counted(), REST_S):
             what = f"{baseline.excess()}, counted {self._bounds.counted()}"
             self.violated("I12", f"not at rest after {REST_S:g} s: {what}")
+        none_died = all(process.alive for process in self.lives.values())
+        self.traces.check(self.ledger, self._life_of, none_died=none_died)
         self.tell("world", "is at rest")
 
     async def _comes_true(self, condition: Callable[[], bool], within_s: float) -> bool:
@@ -335,6 +344,10 @@ class World:
             if reader.gave_up:
                 outcome = "broken"
             self.count[f"client {outcome if outcome != 'complete' else reader.reason or 'ok'}"] += 1
+
+    def _life_of(self, worker: str) -> Process | None:
+        """A worker's name is its process's, and something new."""
+        return self.lives.get(worker.rpartition("-")[0])
 
     def _bury(self) -> None:
         """Nothing of this world stirs during the next one."""

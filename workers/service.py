@@ -59,8 +59,7 @@ from workers.events import (
     Tick,
 )
 from workers.limits import WorkerLimits
-from workers.traced import Who
-from workers.tracing import Spans
+from workers.tracing import Spans, Who
 
 OUTPUT_POLL_S = 0.2
 """How often a worker that came up before the first scheduler looks for the stream that the scheduler makes."""

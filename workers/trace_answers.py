@@ -30,16 +30,16 @@ class Asked(msgspec.Struct):
     stream: Any = None
     n: Any = None
     stop: Any = None
-    messages: msgspec.Raw | None = None
-    prompt: msgspec.Raw | None = None
-    input: msgspec.Raw | None = None
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
 
     @property
     def operation(self) -> str:
         """The convention's word for what the model does."""
-        if self.messages is not None:
+        if self.messages:
             return "chat"
-        return "text_completion" if self.prompt is not None or self.input is None else "embeddings"
+        return "embeddings" if self.input and not self.prompt else "text_completion"
 
 
 class Told(msgspec.Struct):
@@ -117,6 +117,6 @@ def content_attributes(asked: Asked, answer: Fold) -> dict[str, Value]:
     given = asked.messages or asked.prompt or asked.input
     said = msgspec.json.encode([{"role": "assistant", "content": text} for text in answer.texts])
     return {
-        names.GEN_AI_INPUT: bytes(given or b"").decode("utf-8", "replace")[:CONTENT_CHARS_MAX],
+        names.GEN_AI_INPUT: bytes(given).decode("utf-8", "replace")[:CONTENT_CHARS_MAX],
         names.GEN_AI_OUTPUT: said.decode()[:CONTENT_CHARS_MAX],
     }

@@ -38,7 +38,9 @@ from workers.events import (
 )
 from workers.past import lives, untold
 from workers.trace_answers import Told, told_of
-from workers.traced import Publishing, Traced, Who
+from workers.traced import PROCESS, Publishing, Traced, Who
+
+__all__ = ["PROCESS", "Spans", "Who"]
 
 _STORES = {"lease": "lease", "end": "END", "failed": "failed", "handoff": "handoff", "dead": "dead letter"}
 """The spans of publishes, by their kind. An append has none: nothing is told per token."""

@@ -15,6 +15,7 @@ from chaos.processes import Machine, Process
 from chaos.virtual import EPOCH_S, unix_s, virtual
 from infra.lifecycle import RoleContext
 from infra.settings import Settings
+from infra.tracing import NoTracer, Tracer
 
 SETTINGS = Settings.model_construct(nats_url="nats://broker:4222", drain_timeout_s=1.0)
 
@@ -34,6 +35,9 @@ class Bench:
         with virtual(self.loop, "seed", checked=False, log=None):
             self.loop.call_later(for_s, self.loop.stop, context=NOBODY)
             self.loop.run_forever()
+
+    def tracer_of(self, _process: Process) -> Tracer:
+        return NoTracer()
 
     def close(self) -> None:
         self.process.end()
