@@ -11,6 +11,7 @@ from infra.bus import Bus
 from scheduler.core import Core
 from workers.core import WorkerCore
 from workers.engines.simulator import Simulator
+from workers.tracing import Spans
 
 
 class Baseline:
@@ -59,6 +60,8 @@ def holdings(process: Process) -> dict[str, int]:
                 held["offers"] = len(part._requests.dispatcher._offers)
             case WorkerCore():
                 held["attempts"] = len(part._attempts)
+            case Spans():
+                held["attempts watched"] = len(part.watched)
             case Simulator():
                 held["engine runs"] = part.load().running
             case Door():

@@ -28,11 +28,12 @@ from infra.bus import Bus
 from scheduler.core import Core
 from workers.core import WorkerCore
 from workers.engines.simulator import Simulator
+from workers.tracing import Spans
 
 EPOCH_S = 1_800_000_000.0 - 1000.0
 """Unix time when the loop's clock reads 0: any fixed day."""
 
-PARTS = (Bus, Core, WorkerCore, Simulator)
+PARTS = (Bus, Core, WorkerCore, Spans, Simulator)
 """Classes whose objects the invariants look into, noted with the process that makes them."""
 
 CHECKED = (Core, WorkerCore, Counts)

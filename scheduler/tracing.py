@@ -136,7 +136,7 @@ class Spans:
         old = self._holds.get(name)
         if old is not None and old.stream_seq != event.stream_seq:
             return  # Queued twice: this one is given back.
-        self._ran.pop(name, None)
+        is_known = self._ran.pop(name, None) is not None
         returned_at = self._returned.pop(name, None)
         if old is not None:
             del self._by_ack[old.ack]
@@ -146,7 +146,8 @@ class Spans:
             return
         attributes = _of_delivery(event)
         queued_at = now - event.age_s if event.attempt == 1 else returned_at
-        if event.attempt == 1:
+        if event.attempt == 1 or not (is_known or returned_at):
+            # Whoever was handed it before may have died of it. Said twice, it is still the same span.
             self._root(name, context, now - event.age_s)
         if queued_at is not None:
             self._part(name, context, "queue", queued_at, now, attributes=attributes)
