@@ -1,4 +1,4 @@
-"""What a worker tells of its attempts: a tree per request, a dead worker's attempt, usage once, nothing that was said."""
+"""What a worker tells of its attempts: a tree per request, a dead one's attempt, usage once, nothing that was said."""
 
 from __future__ import annotations
 
