@@ -16,6 +16,7 @@ from edge.access.connection import Connection
 from edge.app import EdgeApp
 from edge.registry import LEADER_SILENT_S
 from edge.service import Edge
+from infra.access import access_of
 from infra.bus import Bus
 from infra.lifecycle import RoleContext
 
@@ -39,7 +40,8 @@ async def serve(context: RoleContext) -> None:
     """Runs until `context.stop`, then lets open streams finish within `drain_timeout_s`."""
     settings = context.settings
     listener = listen(settings.host, settings.port)
-    bus = await Bus.connect(settings.nats_url, name=context.id, fail=context.fail)
+    access = access_of(settings, "edge")
+    bus = await Bus.connect(settings.nats_url, name=context.id, fail=context.fail, access=access)
     edge = Edge(settings, bus, name=context.id, fail=context.fail, tracer=context.tracer)
     edge.start()
     # Its siblings on this port know the models already; one that does not would turn their requests away.

@@ -19,6 +19,8 @@ import nats.errors
 from nats.aio.client import Client
 
 from infra import wire
+from infra.access import Access
+from infra.broker_errors import BrokerErrors
 from infra.logs import get_logger
 from schemas.errors import BrokerAway
 
@@ -82,13 +84,18 @@ class Bus:
         self._inbox = b""
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, fail: Callable[[Exception], None]) -> Bus:
-        """Connects, waiting for the broker as long as it takes.
+    async def connect(
+        cls, url: str, *, name: str, fail: Callable[[Exception], None], access: Access | None = None
+    ) -> Bus:
+        """Connects, waiting for the broker as long as it takes: also for one that refuses this process's key, or shows
+        a certificate that does not hold, since both are mended there.
 
         `fail(error)` must end the process: it is deaf from then on. Called when the connection is closed for good (the
         server refused something that a reconnect cannot mend) and with what a callback raised.
         """
-        client = _Client(fail)
+        access = access or Access()
+        errors = BrokerErrors(access.public_key)
+        client = _Client(fail, errors, must_encrypt=access.tls is not None)
         bus = cls(client)
 
         async def lost() -> None:
@@ -98,7 +105,7 @@ class Bus:
         await client.connect(
             url.split(","),
             name=name,
-            error_cb=_report,
+            error_cb=errors.report,
             disconnected_cb=bus._disconnected,
             reconnected_cb=bus._reconnected,
             closed_cb=lost,
@@ -107,7 +114,11 @@ class Bus:
             max_reconnect_attempts=-1,
             ping_interval=PING_INTERVAL_S,
             max_outstanding_pings=PINGS_OUTSTANDING_MAX,
+            tls=access.tls,
+            nkeys_seed_str=access.seed or None,
+            inbox_prefix=access.inbox_prefix,
         )
+        errors.connected()
         bus.connected_since = bus._loop.time()
         prefix = client.new_inbox()
         bus._inbox = prefix.encode() + b"."
@@ -117,7 +128,7 @@ class Bus:
     @classmethod
     def unconnected(cls) -> Bus:
         """One that never reaches a broker: for what only needs to be there, not to be heard."""
-        return cls(_Client(lambda _error: None))
+        return cls(_Client(lambda _error: None, BrokerErrors(""), must_encrypt=False))
 
     @property
     def connected(self) -> bool:
@@ -227,6 +238,7 @@ class Bus:
 
     async def _reconnected(self) -> None:
         self.connected_since = self._loop.time()
+        self._client.errors.connected()
         _log.info("reconnected to the broker")
         self._tell(True)
 
@@ -244,13 +256,17 @@ class Bus:
 class _Client(Client):
     """The library's client with our parser, our cork and synchronous subscriptions.
 
-    Relies on: `_ps`, `_pending`, `_pending_data_size`, `_transport`, `_subs`, `_sid`,
-    `_process_err/ping/pong/info`.
+    Relies on: `_ps`, `_pending`, `_pending_data_size`, `_transport`, `_subs`, `_sid`, `_server_info`,
+    `_connect_command`, `_process_err/ping/pong/info`.
     """
 
-    def __init__(self, fail: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, fail: Callable[[Exception], None], errors: BrokerErrors, *, must_encrypt: bool
+    ) -> None:
         super().__init__()
         self.fail = fail
+        self.errors = errors
+        self._must_encrypt = must_encrypt
         # The library types it as its own parser; ours has the two methods it calls.
         self._ps: Any = _Protocol(self)
         self._flush_scheduled = False
@@ -284,6 +300,12 @@ class _Client(Client):
         """
         self._pending.clear()
         self._pending_data_size = 0
+
+    def _connect_command(self) -> bytes:
+        # The library goes on in the clear where the server, or whoever stands before it, does not ask for TLS.
+        if self._must_encrypt and not self._server_info.get("tls_required"):
+            raise nats.errors.Error("nats: the broker does not ask for TLS, and tls:// demands it")
+        return super()._connect_command()
 
     def add(self, subscription: Subscription, subject: str) -> None:
         self._sid += 1
@@ -330,15 +352,9 @@ class _Protocol:
             await client._process_pong()
         elif line.startswith(b"INFO"):
             await client._process_info(json.loads(line[5:]))
+        elif line[:40].lower().startswith(b"-err 'permissions violation"):
+            client.errors.forbidden(line)
         elif line.startswith(b"-ERR"):
             await client._process_err(line[4:].strip().decode("utf-8", "replace").lower())
         elif not line.startswith(b"+OK"):
             raise nats.errors.ProtocolError
-
-
-async def _report(error: Exception) -> None:
-    """Errors the library meets by itself:
-
-    a refused connect while the broker is away, a permission violation.
-    """
-    _log.warning("broker connection", error=f"{type(error).__name__}: {error}")

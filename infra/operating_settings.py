@@ -17,7 +17,9 @@ class OperatingSettings(ApiSettings):
     """The part of the settings that operators care for: access to the broker, traces, metrics."""
 
     nats_nkey_file: str = Field(
-        "", description="File with the seed of the nkey this process shows the broker; empty: none."
+        "",
+        description="File with the seed of the nkey that a process shows the broker; `{role}` in it is the process's "
+        "own: edge, scheduler, worker, or admin for commands. Empty: none.",
     )
     nats_ca_file: str = Field(
         "",

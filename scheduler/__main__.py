@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from infra.access import access_of
 from infra.bus import Bus
 from infra.jetstream import JetStream
 from infra.lifecycle import RoleContext, run_role
@@ -26,7 +27,8 @@ _log = get_logger("scheduler")
 async def serve(context: RoleContext) -> None:
     """Runs a scheduler until it is told to stop, then hands leadership over at once."""
     settings = context.settings
-    bus = await Bus.connect(settings.nats_url, name=context.id, fail=context.fail)
+    access = access_of(settings, "scheduler")
+    bus = await Bus.connect(settings.nats_url, name=context.id, fail=context.fail, access=access)
     try:
         js = JetStream(bus)
         await _first_streams(js, settings)

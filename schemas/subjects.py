@@ -27,6 +27,10 @@ RESPONSES_ALL = f"{ROOT}.response.>"
 FILES_ALL = f"{ROOT}.file.>"
 BATCHES_ALL = f"{ROOT}.batch.>"
 
+CTL_ALL = f"{ROOT}.out.*.*.ctl"
+TOK_ALL = f"{ROOT}.out.*.*.tok"
+WORK_ALL = f"{ROOT}.work.*"
+
 PULL = f"{ROOT}.pull"
 LEADER = f"{ROOT}.leader"
 EDGE = f"{ROOT}.edge"
@@ -107,6 +111,16 @@ def live_ctl(tenant: str, rid: str) -> str:
     return f"{ROOT}.live.{_key(tenant)}.{_rid(rid)}.ctl"
 
 
+def live_of_tenant(tenant: str) -> str:
+    """Matches the live copies of all of a tenant's records."""
+    return f"{ROOT}.live.{_key(tenant)}.>"
+
+
+def output_of_tenant(tenant: str) -> str:
+    """Matches every record of every log of a tenant."""
+    return f"{ROOT}.out.{_key(tenant)}.*.*"
+
+
 def work(worker: str) -> str:
     """Where a worker takes batches: request/reply."""
     return f"{ROOT}.work.{_key(worker)}"
@@ -115,6 +129,11 @@ def work(worker: str) -> str:
 def cancel(tenant: str, rid: str) -> str:
     """The hint that a request has been cancelled."""
     return f"{ROOT}.cancel.{_key(tenant)}.{_rid(rid)}"
+
+
+def cancels_of_tenant(tenant: str) -> str:
+    """Matches the hints for every request of a tenant."""
+    return f"{ROOT}.cancel.{_key(tenant)}.*"
 
 
 def parse_cancel(subject: str) -> tuple[TenantKey, RequestId] | None:
@@ -213,6 +232,16 @@ def js_direct_get(stream: str) -> str:
     return f"{JS_API}DIRECT.GET.{stream}"
 
 
+def js_direct_last(stream: str, subject: str) -> str:
+    """Direct get of the newest message on one subject, which is in the call's own: so it can be permitted by itself."""
+    return f"{js_direct_get(stream)}.{subject}"
+
+
+def js_acks(stream: str, consumer: str) -> tuple[str, str]:
+    """Matches all ack subjects of a consumer (or, with `*`, of a stream's) in the two forms that `parse_ack` reads."""
+    return f"{js_ack(stream, consumer)}>", f"{JS_ACK}*.*.{stream}.{consumer}.>"
+
+
 def kv_key(bucket: str, key: str) -> str:
     """Where a bucket keeps a key, as every NATS client lays buckets out. A key is one token or several, with dots."""
     return f"$KV.{_key(bucket)}.{'.'.join(_key(token) for token in key.split('.'))}"
@@ -250,6 +279,26 @@ def parse_ack(ack_subject: str) -> Delivery | None:
         return Delivery(int(parts[at + 1]), int(parts[at]), int(parts[at + 3]))
     except (ValueError, IndexError):
         return None
+
+
+# Of every NATS server and client, too.
+
+ADVISORIES = "$JS.EVENT.ADVISORY.>"
+"""What JetStream tells of elections, lost quorums and consumers."""
+
+SNAPSHOTS = "$JS.SNAPSHOT.>"
+"""Acknowledgements and chunks of a stream's backup."""
+
+SERVICES = "$SRV.>"
+"""Where services answer to PING, INFO and STATS."""
+
+INBOX = "_INBOX"
+"""What the inboxes of clients begin with that were told no other prefix."""
+
+
+def inbox_prefix(public_key: str) -> str:
+    """What the inboxes of a user begin with, by the public half of its nkey: nobody else may listen there."""
+    return f"{INBOX}_{public_key[1:17]}"
 
 
 def _key(token: str) -> str:

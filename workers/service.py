@@ -8,6 +8,7 @@ from functools import partial
 from math import inf
 
 from infra import clock
+from infra.access import access_of
 from infra.bus import Bus
 from infra.jetstream import TOO_LARGE, JetStream, decode_puback, expect_headers, fence_headers
 from infra.lifecycle import RoleContext
@@ -84,9 +85,10 @@ class EngineStalled(PenstockError):
 async def serve(context: RoleContext) -> None:
     """Runs a worker until it is told to stop and has drained."""
     settings = context.settings
+    access = access_of(settings, "worker")
     engine = make_engine(settings)
     worker_id = f"{context.id[:WORKER_ID_MAX]}-{secrets.token_hex(3)}"
-    bus = await Bus.connect(settings.nats_url, name=worker_id, fail=context.fail)
+    bus = await Bus.connect(settings.nats_url, name=worker_id, fail=context.fail, access=access)
     try:
         await WorkerService(context, bus, engine, worker_id).run()
     finally:
@@ -173,6 +175,7 @@ class WorkerService:
             try:
                 if await self._js.exists(OUTPUT):
                     return True
+                log.info("waiting for a scheduler: it makes the streams")
             except BrokerAway:
                 log.info("waiting for the broker")
             try:

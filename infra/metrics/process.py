@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from infra.metrics.tables import Row
 
 ROWS = (
     Row("penstock_build_info", "gauge", ("version", "role"), "1; which build of what this process is."),
     Row("penstock_broker_connected", "gauge", (), "Whether this process is connected to the broker: 0 or 1."),
+    Row(
+        "penstock_permission_violations_total",
+        "counter",
+        ("direction",),
+        "Subjects that the broker forbade this process, by what it wanted there: publish or subscribe.",
+    ),
     Row("process_cpu_seconds_total", "counter", (), "CPU time of this process."),
     Row("process_resident_memory_bytes", "gauge", (), "Memory of this process, resident."),
     Row("process_virtual_memory_bytes", "gauge", (), "Memory of this process, virtual."),
@@ -19,7 +25,9 @@ ROWS = (
     Row("process_open_fds", "gauge", (), "File descriptors that this process has open."),
     Row("process_max_fds", "gauge", (), "How many it may have open."),
 )
-"""Names that all roles share: the first two here, the others of prometheus_client, on Linux."""
+"""Names that all roles share: the first three here, the others of prometheus_client, on Linux."""
+
+PERMISSION_VIOLATIONS = Counter(ROWS[2].name, ROWS[2].meaning, ROWS[2].labels, registry=None)
 
 
 def register(registry: CollectorRegistry, role: str, connected: Callable[[], bool]) -> None:
@@ -27,6 +35,7 @@ def register(registry: CollectorRegistry, role: str, connected: Callable[[], boo
     build, broker = (Gauge(row.name, row.meaning, row.labels, registry=registry) for row in ROWS[:2])
     build.labels(release(), role).set(1)
     broker.set_function(lambda: float(connected()))
+    registry.register(PERMISSION_VIOLATIONS)
     ProcessCollector(registry=registry)
 
 
