@@ -23,7 +23,7 @@ import urllib.request
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import TracebackType
-from typing import IO, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 from infra.setting_types import GIB, MIB
 from infra.settings import Settings
@@ -83,21 +83,21 @@ def reserved_bytes(settings: Settings) -> int:
 
 def broker_config(settings: Settings, port: int, monitor_port: int, directory: Path) -> str:
     """The text of the config file of a single nats-server."""
-    durable = settings.broker_profile == "durable"
-    # Synced writes are per server, so outputs live in memory there and only requests pay for the sync.
-    memory_bytes = MEMORY_BYTES + (settings.output_bytes_max if durable else 0)
-    jetstream = {
-        "store_dir": str(directory),
-        "max_memory_store": memory_bytes,
-        "max_file_store": reserved_bytes(settings),
-        **({"sync_interval": "always"} if durable else {}),
-    }
     # The format of nats-server's config is a superset of JSON, which leaves nothing to escape by hand.
     config = {
         "server_name": "penstock",
         "host": "127.0.0.1",
         "port": port,
         "http": f"127.0.0.1:{monitor_port}",
+        **server_limits(),
+        "jetstream": jetstream_limits(settings, directory),
+    }
+    return json.dumps(config, indent=2) + "\n"
+
+
+def server_limits() -> dict[str, Any]:
+    """What every nats-server of ours allows a client."""
+    return {
         # A whole chat with images in one message; the default of 1 MB is too small for it.
         "max_payload": 8 * MIB,
         # A client that vanished without a FIN is noticed after 15 s instead of the default 6 minutes.
@@ -105,9 +105,20 @@ def broker_config(settings: Settings, port: int, monitor_port: int, directory: P
         "ping_max": 2,
         # A client that does not read is cut off after 5 s and cannot hold back the others.
         "write_deadline": "5s",
-        "jetstream": jetstream,
     }
-    return json.dumps(config, indent=2) + "\n"
+
+
+def jetstream_limits(settings: Settings, directory: Path) -> dict[str, Any]:
+    """Room for all streams, and when they are synced."""
+    durable = settings.broker_profile == "durable"
+    # Synced writes are per server, so outputs live in memory there and only requests pay for the sync.
+    memory_bytes = MEMORY_BYTES + (settings.output_bytes_max if durable else 0)
+    return {
+        "store_dir": str(directory),
+        "max_memory_store": memory_bytes,
+        "max_file_store": reserved_bytes(settings),
+        **({"sync_interval": "always"} if durable else {}),
+    }
 
 
 def find_nats_server() -> str:

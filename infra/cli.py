@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.broker import Broker, BrokerError
+from infra.broker_cli import broker_app
 from infra.chat import ChatError, chat_once, chat_session
 from infra.dead_cli import dead_app
 from infra.engine_choice import NoEngine
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Settings: where each value comes from.")
 app.add_typer(config_app, name="config")
+app.add_typer(broker_app, name="broker")
 app.add_typer(dead_app, name="dead")
 app.add_typer(keys_app, name="keys")
 app.command()(trace)
@@ -124,10 +126,12 @@ def doctor(overrides: Overrides, as_json: JsonOption = False) -> None:
     _become("worker", overrides, "--doctor", *(["--json"] if as_json else []))
 
 
-@app.command()
+@broker_app.callback(invoke_without_command=True)
 @with_settings
-def broker(overrides: Overrides) -> None:
-    """The embedded nats-server alone, in the foreground."""
+def broker(overrides: Overrides, context: typer.Context) -> None:
+    """The embedded nats-server alone, in the foreground; or one that lets in only whom it knows."""
+    if context.invoked_subcommand is not None:
+        return
     settings = load_settings(overrides)
     lock_store(settings.store_dir)
     server = Broker(settings)
