@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from infra.access import access_of
 from infra.bus import Bus
 from infra.dead_letters import DeadLetterError, DeadLetters, Letter
 from infra.jetstream import JetStream
@@ -146,12 +147,13 @@ def _ask(store: Path | None, act: Callable[[DeadLetters], Awaitable[T]]) -> T:
     """Connects, acts, and disconnects."""
 
     url = _nats_url(store)
+    access = access_of(load_settings({"nats_url": url}), "admin")
     failures: list[Exception] = []
 
     async def run() -> T:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                bus = await Bus.connect(url, name="penstock-dead", fail=failures.append)
+                bus = await Bus.connect(url, name="penstock-dead", fail=failures.append, access=access)
         except TimeoutError:
             raise BrokerAway(f"no broker at {redact(url)} within {CONNECT_TIMEOUT_S:g} s") from None
         try:
