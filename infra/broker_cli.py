@@ -10,6 +10,7 @@ import typer
 
 from infra import commands
 from infra.broker import BrokerError, find_nats_server
+from infra.secure import running
 from infra.settings import load_settings
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ broker_app = typer.Typer(
 
 DirArgument = Annotated[Path, typer.Argument(help="What `init` wrote.", show_default=False)]
 TenantArgument = Annotated[str, typer.Argument(help="The tenant's key, as in subjects.", metavar="TENANT")]
-
-CONFIG_FILE = "nats.conf"
 
 
 @broker_app.command("init")
@@ -57,24 +56,19 @@ def init(
 @broker_app.command("run")
 def run(directory: DirArgument = Path()) -> None:
     """Runs the nats-server of a directory with a nats.conf, in the foreground."""
-    folder = next((one for one in (directory, directory / "broker") if (one / CONFIG_FILE).exists()), None)
-    if folder is None:
-        raise BrokerError(f"no {CONFIG_FILE} in {directory}; of a cluster, name a node's folder")
+    folder = running.node_folder(directory)
     server = find_nats_server()
     # Paths in the config are relative, so that the folder may be moved: nats-server takes them from where it runs.
     os.chdir(folder)
-    os.execv(server, [server, "--config", CONFIG_FILE])
+    os.execv(server, [server, "--config", running.CONFIG_FILE])
 
 
 @broker_app.command("reload")
 def reload(directory: DirArgument = Path()) -> None:
     """Tells the nats-server that runs in a directory to read users and certificates again."""
-    folder = directory if (directory / CONFIG_FILE).exists() else directory / "broker"
-    server = find_nats_server()
-    pid_file = folder / "nats-server.pid"
-    if not pid_file.exists():
-        raise BrokerError(f"no nats-server runs in {folder}")
-    os.execv(server, [server, "--signal", f"reload={pid_file}"])
+    folder = running.node_folder(directory)
+    running.reload(folder)
+    print(f"penstock: the nats-server in {folder} has read its config again")
 
 
 @broker_app.command("add-tenant")

@@ -15,6 +15,7 @@ from infra.access import ROLE_IN_PATH, public_key_of
 from infra.broker import BrokerError, jetstream_limits, server_limits
 from infra.secure.certificates import CA_DAYS, NODE_DAYS, Signed, make_ca, make_node
 from infra.secure.plan import Node, Plan, accounts_config, server_config
+from infra.secure.running import CONFIG_FILE
 from infra.settings import Settings
 from schemas.ids import is_key
 from schemas.permissions import ROLES
@@ -53,7 +54,7 @@ def init(directory: Path, nodes: list[Node], settings: Settings, *, force: bool)
         _write_client(directory / name, name, user.seed, plan, ca.certificate)
     _write(directory / "penstock.toml", _toml(plan, f"{ROLE_IN_PATH}/{ROLE_IN_PATH}.nk"))
     for node in nodes:
-        _write(_folder(directory, plan, node) / "nats.conf", _server_config(plan, node, settings))
+        _write(_folder(directory, plan, node) / CONFIG_FILE, _server_config(plan, node, settings))
     _write_certificates(directory, plan, ca)
     _write_accounts(directory, plan)
     _write(directory / "README.md", _readme(plan))

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from infra.secure.running import PID_FILE
 from schemas import subjects
 from schemas.permissions import (
     ANSWER_S,
@@ -74,7 +75,7 @@ def server_config(plan: Plan, node: Node, server: dict[str, Any]) -> str:
         "port": node.port,
         # It tells who is connected and what they are subscribed to, to whoever asks.
         "http": f"127.0.0.1:{node.port + MONITOR_PORT_OFFSET}",
-        "pid_file": "nats-server.pid",
+        "pid_file": PID_FILE,
         **server,
         "tls": {**_own_certificate(), "timeout": TLS_TIMEOUT_S},
     }

@@ -79,7 +79,7 @@ class SecuredBroker:
         """What `init` says that clients connect to."""
         return read_plan(self.directory).url
 
-    def access(self) -> dict[str, str]:
+    def access(self) -> dict[str, Any]:
         """The settings of roles that run elsewhere than in the directory."""
         return {
             "nats_url": self.url,
