@@ -1,63 +1,158 @@
-"""The system under test: what runs, where clients and witnesses reach it, and what it tells the history of itself."""
+"""The system under test, started: every process alone behind links of its own, so that each can be hit alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+import asyncio
+import random
+from pathlib import Path
 
-from chaos.real.history import Line
+import httpx
 
-BrokerKind = Literal["embedded", "cluster", "containers"]
-"""One nats-server; three of them, R3, as child processes; the same three in Docker."""
+from chaos.real.brokers import Node, NodeLaunch, plan_nodes, plan_routes, url_of, write_config
+from chaos.real.disks import Disk
+from chaos.real.members import Member, RoleLaunch
+from chaos.real.proxy import CLEAR, Link
+from chaos.real.samples import sample
+from chaos.real.shape import BrokerKind, Record, Shape, System, SystemFailed
+from infra.broker import free_port
+from infra.settings import load_settings
 
-Record = Callable[[Line], None]
-"""Takes a line of the history, at once and in order. Called in the event loop only."""
+__all__ = ["BrokerKind", "Deployment", "Record", "Shape", "System", "SystemFailed"]
+
+SIMULATED = {"engine": "simulator", "model": "penstock-sim"}
+ROLES = ("edge", "scheduler", "worker")
+STOP_ORDER = ("edge", "worker", "scheduler", "broker")
+
+BROKERS_READY_S = 60.0
+"""Three nodes elect a leader of their streams' leaders within about ten seconds; a machine may be busy."""
+ROLES_READY_S = 60.0
+STOP_S = 40.0
+"""Longer than the drain of a role: `drain_timeout_s` is 30 s."""
+KILL_S = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What is started. `settings` go to every process of ours, as `--set` does; the simulator is the engine."""
+class Deployment:
+    """A `System` of child processes, in `directory`: their logs, stores and configs. `seed` is of the links' jitter."""
 
-    broker: BrokerKind = "embedded"
-    edges: int = 2
-    schedulers: int = 2
-    workers: int = 3
-    settings: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def nodes(self) -> int:
-        """Brokers."""
-        return 1 if self.broker == "embedded" else 3
-
-    @property
-    def roles(self) -> dict[str, int]:
-        """How many of each role, as `Begun` tells it."""
-        return {
-            "broker": self.nodes,
-            "edge": self.edges,
-            "scheduler": self.schedulers,
-            "worker": self.workers,
+    def __init__(self, shape: Shape, directory: Path, record: Record, *, seed: int = 0) -> None:
+        rng = random.Random(seed)
+        self.shape = shape
+        self.directory = directory
+        self.nodes: dict[str, Node] = {node.name: node for node in plan_nodes(shape.nodes, directory)}
+        self.links: dict[str, dict[str, Link]] = {
+            name: {node.name: Link(f"{name}>{node.name}", node.client, rng) for node in self.nodes.values()}
+            for name in shape.names(*ROLES)
         }
-
-
-class System(Protocol):
-    """What workload, tap and report see of it."""
+        """By process, then by node."""
+        self.routes, self._routes_of = plan_routes(list(self.nodes.values()) if shape.nodes > 1 else [], rng)
+        """By the names of who dials and who is dialled."""
+        self.disks: dict[str, Disk] = {}
+        if shape.disk_bytes:
+            self.disks = {node.name: Disk(node.directory, shape.disk_bytes) for node in self.nodes.values()}
+        self.members: dict[str, Member] = {}
+        self._ports = {name: free_port() for name in shape.names("edge")}
+        self._record = record
+        self._http = httpx.AsyncClient(trust_env=False)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sampling: asyncio.Task[None] | None = None
 
     @property
     def doors(self) -> list[str]:
-        """Base URLs of the edges, one each: fixed for the whole run, also while an edge is down."""
+        """Base URLs of the edges."""
+        return [f"http://127.0.0.1:{port}" for port in self._ports.values()]
 
     @property
     def nats_url(self) -> str:
-        """The brokers, past the links that faults are put on: for the tap and for direct publishers."""
+        """The brokers, past the links."""
+        return ",".join(node.url for node in self.nodes.values())
+
+    @property
+    def monitor_urls(self) -> list[str]:
+        """Where the brokers tell about themselves."""
+        return [node.monitor_url for node in self.nodes.values()]
+
+    @property
+    def all_links(self) -> list[Link]:
+        """Of processes to brokers; not the brokers' routes."""
+        return [link for links in self.links.values() for link in links.values()]
+
+    def of(self, role: str) -> list[Member]:
+        """The processes of one role."""
+        return [member for member in self.members.values() if member.role == role]
 
     async def start(self) -> None:
-        """Returns when everything is ready. Raises SystemFailed, with the end of the log of what did not start."""
+        """Returns when everything is ready. Raises SystemFailed."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for link in [*self.all_links, *self.routes.values()]:
+            await link.start()
+        for disk in self.disks.values():
+            await disk.mount()
+        self._add_brokers()
+        await self._run("broker", within_s=BROKERS_READY_S)
+        for role in ROLES:
+            self._add_role(role)
+        await self._run(*ROLES, within_s=ROLES_READY_S)
+        self._sampling = asyncio.create_task(
+            sample(self.members.values(), self.monitor_urls, self._http, self._record)
+        )
 
     async def stop(self) -> None:
-        """Ends everything, in order; nothing of it is left."""
+        """Takes every fault away and ends all processes, in the order of a drain."""
+        if self._sampling is not None:
+            self._sampling.cancel()
+        for link in [*self.all_links, *self.routes.values()]:
+            await link.set(CLEAR)
+        for role in STOP_ORDER:
+            await self._end(self.of(role))
+        await asyncio.gather(*self._tasks)
+        for link in [*self.all_links, *self.routes.values()]:
+            await link.stop()
+        for disk in self.disks.values():
+            await disk.unmount()
+        await self._http.aclose()
 
+    def _add_brokers(self) -> None:
+        settings = load_settings({**self.shape.settings, "broker_profile": self.shape.profile})
+        for node in self.nodes.values():
+            log_path = self.directory / f"{node.name}.log"
+            config = write_config(node, settings, self._routes_of.get(node.name))
+            launch = NodeLaunch(node, config, log_path, self._http)
+            self.members[node.name] = Member(node.name, "broker", launch, log_path, self._record)
 
-class SystemFailed(Exception):
-    """The system under test did not start; the message says which process and why."""
+    def _add_role(self, role: str) -> None:
+        for name in self.shape.names(role):
+            settings = {
+                **SIMULATED,
+                **self.shape.settings,
+                "nats_url": url_of(self.links[name]),
+                "broker_profile": self.shape.profile,
+                "store_dir": str(self.directory / "store"),
+                "log_format": "json",
+            }
+            if role == "edge":
+                settings["port"] = str(self._ports[name])
+            log_path = self.directory / f"{name}.log"
+            launch = RoleLaunch(name, role, settings, log_path)
+            self.members[name] = Member(name, role, launch, log_path, self._record)
+
+    async def _run(self, *roles: str, within_s: float) -> None:
+        members = [member for role in roles for member in self.of(role)]
+        self._tasks += [asyncio.create_task(member.run(), name=member.name) for member in members]
+        ready = await asyncio.gather(*(member.wait_ready(within_s) for member in members))
+        for member, is_ready in zip(members, ready, strict=True):
+            if not is_ready:
+                raise SystemFailed(f"{member.name} was not ready within {within_s:g} s:\n{member.log_tail()}")
+
+    async def _end(self, members: list[Member]) -> None:
+        for member in members:
+            member.end()
+            member.resume()
+            member.terminate()
+        for within_s in (STOP_S, KILL_S):
+            deadline = asyncio.get_running_loop().time() + within_s
+            while any(member.pid for member in members):
+                if asyncio.get_running_loop().time() > deadline:
+                    break
+                await asyncio.sleep(0.02)
+            for member in members:
+                member.kill()
