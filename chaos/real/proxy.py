@@ -90,6 +90,13 @@ class Link:
             connection.reset()
         return len(connections)
 
+    def drop_far(self) -> int:
+        """Goes away from the listener alone, with RST, on every connection; how many there were."""
+        connections = list(self._connections)
+        for connection in connections:
+            connection.drop_far()
+        return len(connections)
+
     @property
     def connections(self) -> int:
         """How many it carries now."""
@@ -153,12 +160,12 @@ class _Connection:
         self.task.cancel()
 
     def abort(self) -> None:
-        for _, writer in filter(None, (self._near, self._far)):
-            if not writer.transport.is_closing():
-                writer.get_extra_info("socket").setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE
-                )
-                writer.transport.abort()
+        _reset(self._near[1])
+        self.drop_far()
+
+    def drop_far(self) -> None:
+        if self._far is not None:
+            _reset(self._far[1])
 
     async def _carry(self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One direction, until its end. Two tasks, so that a delay does not limit how much is on its way."""
@@ -201,8 +208,13 @@ class _Connection:
             if way in self._link.weather.swallow:
                 self._swallowed[way] = None
                 continue
-            writer.write(data)
-            await writer.drain()
+            try:
+                writer.write(data)
+                await writer.drain()
+            except OSError:
+                if not self._link.weather.half_open:
+                    raise
+                await self._hide_end()
             if self._link.weather.bytes_per_s:
                 await asyncio.sleep(len(data) / self._link.weather.bytes_per_s)
 
@@ -211,6 +223,12 @@ class _Connection:
         self._hides_end = True
         while True:
             await self._link.changed.wait()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    if not writer.transport.is_closing():
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        writer.transport.abort()
 
 
 class _Flying(NamedTuple):

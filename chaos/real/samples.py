@@ -39,7 +39,9 @@ async def sample(
                         pid=pid,
                         rss_bytes=rss_bytes,
                         files=files,
-                        subscriptions=subscriptions.get(member.name, -1),
+                        subscriptions=sum(
+                            count for name, count in subscriptions if name.startswith(f"{member.name}-")
+                        ),
                     )
                 )
         await asyncio.sleep(INTERVAL_S)
@@ -55,15 +57,14 @@ def _held(pid: int) -> tuple[int, int] | None:
         return None
 
 
-async def _subscriptions(monitor_urls: list[str], http: httpx.AsyncClient) -> dict[str, int]:
-    """Of each process by its lasting name, as the brokers count them; who is not connected is not there."""
+async def _subscriptions(monitor_urls: list[str], http: httpx.AsyncClient) -> list[tuple[str, int]]:
+    """Of each connection by its name, which is that of one start of a process, as the brokers count them."""
     answers = await asyncio.gather(*(_connections(url, http) for url in monitor_urls))
-    return {
-        connection["name"].rpartition("-")[0]: connection["subscriptions"]
+    return [
+        (connection.get("name", ""), connection["subscriptions"])
         for answer in answers
         for connection in answer
-        if connection.get("name")
-    }
+    ]
 
 
 async def _connections(monitor_url: str, http: httpx.AsyncClient) -> list[dict[str, Any]]:
