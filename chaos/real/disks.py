@@ -18,11 +18,13 @@ class Disk:
     def __init__(self, path: Path, size_bytes: int) -> None:
         self.path = path
         self.size_bytes = size_bytes
+        self.is_mounted = False
 
     async def mount(self) -> None:
         """Raises OSError."""
         self.path.mkdir(parents=True, exist_ok=True)
         await _run("mount", "-t", "tmpfs", "-o", f"size={self.size_bytes}", "penstock-chaos", str(self.path))
+        self.is_mounted = True
 
     async def fill(self) -> None:
         """No room is left but `SLACK_BYTES`. Made smaller rather than filled, which would cost the memory."""
@@ -36,6 +38,7 @@ class Disk:
     async def unmount(self) -> None:
         """What was on it is gone."""
         await _run("umount", "--lazy", str(self.path))
+        self.is_mounted = False
 
     async def _resize(self, size_bytes: int) -> None:
         await _run("mount", "-o", f"remount,size={size_bytes}", str(self.path))

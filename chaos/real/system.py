@@ -81,20 +81,14 @@ class Deployment:
         return [member for member in self.members.values() if member.role == role]
 
     async def start(self) -> None:
-        """Returns when everything is ready. Raises SystemFailed."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for link in [*self.all_links, *self.routes.values()]:
-            await link.start()
-        for disk in self.disks.values():
-            await disk.mount()
-        self._add_brokers()
-        await self._run("broker", within_s=BROKERS_READY_S)
-        for role in ROLES:
-            self._add_role(role)
-        await self._run(*ROLES, within_s=ROLES_READY_S)
-        self._sampling = asyncio.create_task(
-            sample(self.members.values(), self.monitor_urls, self._http, self._record)
-        )
+        """Returns when everything is ready. Raises SystemFailed; then nothing of it runs."""
+        is_up = False
+        try:
+            await self._start()
+            is_up = True
+        finally:
+            if not is_up:
+                await self.stop()
 
     async def stop(self) -> None:
         """Takes every fault away and ends all processes, in the order of a drain."""
@@ -108,8 +102,24 @@ class Deployment:
         for link in [*self.all_links, *self.routes.values()]:
             await link.stop()
         for disk in self.disks.values():
-            await disk.unmount()
+            if disk.is_mounted:
+                await disk.unmount()
         await self._http.aclose()
+
+    async def _start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for link in [*self.all_links, *self.routes.values()]:
+            await link.start()
+        for disk in self.disks.values():
+            await disk.mount()
+        self._add_brokers()
+        await self._run("broker", within_s=BROKERS_READY_S)
+        for role in ROLES:
+            self._add_role(role)
+        await self._run(*ROLES, within_s=ROLES_READY_S)
+        self._sampling = asyncio.create_task(
+            sample(self.members.values(), self.monitor_urls, self._http, self._record)
+        )
 
     def _add_brokers(self) -> None:
         settings = load_settings({**self.shape.settings, "broker_profile": self.shape.profile})
