@@ -65,14 +65,6 @@ def plan_of(
     return steps
 
 
-def check(steps: Iterable[Step], shape: Shape) -> None:
-    """Asserts the limits."""
-    done: list[Step] = []
-    for step in steps:
-        assert _fits(step, done, shape), step
-        done.append(step)
-
-
 def _draw(rng: random.Random, kind: str, number: int, at_s: float, shape: Shape) -> Step:
     target, duration_s, strength = NEMESES[kind].choose(rng, shape)
     return Step(number, round(at_s, 3), kind, target, duration_s, strength)

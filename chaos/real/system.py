@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 
 from chaos.real.brokers import Node, NodeLaunch, plan_nodes, plan_routes, url_of, write_config
 from chaos.real.disks import Disk
-from chaos.real.members import Member, RoleLaunch
+from chaos.real.members import CHECKOUT, Installation, Member, RoleLaunch
 from chaos.real.proxy import CLEAR, Link
 from chaos.real.samples import sample
 from chaos.real.shape import BrokerKind, Record, Shape, System, SystemFailed
@@ -32,9 +34,20 @@ KILL_S = 5.0
 
 
 class Deployment:
-    """A `System` of child processes, in `directory`: their logs, stores and configs. `seed` is of the links' jitter."""
+    """A `System` of child processes, in `directory`: their logs, stores and configs.
 
-    def __init__(self, shape: Shape, directory: Path, record: Record, *, seed: int = 0) -> None:
+    `seed` is of the links' jitter. `installed`: processes by name whose code is not this checkout's.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        directory: Path,
+        record: Record,
+        *,
+        seed: int = 0,
+        installed: Mapping[str, Installation] = MappingProxyType({}),
+    ) -> None:
         rng = random.Random(seed)
         self.shape = shape
         self.directory = directory
@@ -52,6 +65,7 @@ class Deployment:
         self.members: dict[str, Member] = {}
         self._ports = {name: free_port() for name in shape.names("edge")}
         self._record = record
+        self._installed = installed
         self._http = httpx.AsyncClient(trust_env=False)
         self._tasks: list[asyncio.Task[None]] = []
         self._sampling: asyncio.Task[None] | None = None
@@ -143,6 +157,7 @@ class Deployment:
                 settings["port"] = str(self._ports[name])
             log_path = self.directory / f"{name}.log"
             launch = RoleLaunch(name, role, settings, log_path)
+            launch.installation = self._installed.get(name, CHECKOUT)
             self.members[name] = Member(name, role, launch, log_path, self._record)
 
     async def _run(self, *roles: str, within_s: float) -> None:
