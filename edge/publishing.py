@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edge.errors import Problem
 from edge.idempotency import mismatch, same_body
-from infra.jetstream import FULL, IN_PROCESS, SERVICE_UNAVAILABLE, PubAck
+from infra.jetstream import FULL, ID_IN_PROCESS, IN_PROCESS, SERVICE_UNAVAILABLE, PubAck
 from schemas.ids import RequestId
 
 TRY_TIMEOUT_S = 1.0
@@ -78,12 +78,14 @@ class Publishing:
         if ack.stored or ack.err_code == FULL:
             self._duplicate = ack.stored
             return Look()
+        if ack.err_code == ID_IN_PROCESS:
+            return self.unanswered()
         if ack.err_code in (IN_PROCESS, SERVICE_UNAVAILABLE):
             return Hold(RETRY_WAIT_S)
         return self._refused("internal", f"the broker refused the request with error {ack.err_code}")
 
     def unanswered(self) -> Step:
-        """No answer came to a `Send`."""
+        """No answer came to a `Send`, or that an earlier one has none yet."""
         self._unanswered = True
         return Hold(RETRY_WAIT_S)
 

@@ -24,6 +24,8 @@ WRONG_LAST = 10071
 """CAS refused: the last sequence is another. Stale: stop or read."""
 IN_PROCESS = 10164
 """A replicated stream still works on a message with the same expectation: send the same bytes again."""
+ID_IN_PROCESS = 10158
+"""A replicated stream still works on a message with the same id, from an earlier try or from somebody else."""
 FULL = 10077
 """A limit of the stream was reached; nothing was stored."""
 TOO_LARGE = 10054

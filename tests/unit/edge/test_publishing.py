@@ -10,7 +10,7 @@ import pytest
 
 from edge.errors import Problem
 from edge.publishing import RETRY_WAIT_S, TRY_TIMEOUT_S, Done, Hold, Look, Publishing, Send, Step
-from infra.jetstream import FULL, IN_PROCESS, SERVICE_UNAVAILABLE, PubAck
+from infra.jetstream import FULL, ID_IN_PROCESS, IN_PROCESS, SERVICE_UNAVAILABLE, PubAck
 from schemas.ids import RequestId
 
 RID = RequestId("a" * 26)
@@ -93,6 +93,13 @@ def test_a_broker_that_cannot_say_yet_is_asked_again(code: int) -> None:
     )
 
 
+def test_an_id_that_is_still_in_process_may_come_to_be_stored() -> None:
+    request = way()
+    assert request.acked(refused(ID_IN_PROCESS)) == Hold(RETRY_WAIT_S)
+    assert request.proceed(0.2, connected=True) == Send(TRY_TIMEOUT_S)
+    assert reason(request.proceed(TIMEOUT_S, connected=True)) == "outcome_unknown"
+
+
 def test_any_other_refusal_is_final() -> None:
     assert reason(way().acked(refused(10060))) == "internal"
 
@@ -154,6 +161,8 @@ class Broker:
             return None
         if lost < 0.4:
             return refused(self.chance.choice([IN_PROCESS, SERVICE_UNAVAILABLE]))
+        if self.late and lost < 0.5:
+            return refused(ID_IN_PROCESS)
         ack = self._store(body)
         return None if self.chance.random() < 0.2 else ack
 
