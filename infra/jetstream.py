@@ -35,6 +35,7 @@ SERVICE_UNAVAILABLE = 503
 
 _STREAM_NOT_FOUND = 10059
 _STREAM_EXISTS = 10058
+_NO_PEERS = 10005
 _CONSUMER_NOT_FOUND = 10014
 _MESSAGE_NOT_FOUND = 10037
 _NOTHING_TO_DELETE = (10043, 10057)
@@ -150,7 +151,12 @@ class JetStream:
         if info is None:
             # Another process may be faster, with another `first_seq`: then its stream is compared.
             created = subjects.js_stream("CREATE", spec.name)
-            info = await self._api(created, spec.config, allow=(_STREAM_EXISTS,))
+            try:
+                info = await self._api(created, spec.config, allow=(_STREAM_EXISTS,))
+            except BrokerRefused:
+                # While two make it at once both are counted against the storage: then it is there now.
+                if not await self.exists(spec.name):
+                    raise
             info = info or await self._api(subjects.js_stream("INFO", spec.name))
             assert info is not None
         _compare(f"stream {spec.name}", spec.config, info["config"])
@@ -371,6 +377,8 @@ class JetStream:
             return answer
         if error.get("err_code") in allow:
             return None
+        if error.get("err_code") == _NO_PEERS and "offline" in error.get("description", ""):
+            raise BrokerAway(f"not all nodes of the cluster are there: {error['description']}")
         raise BrokerRefused(f"{subject}: {error.get('description')} ({error.get('err_code')})")
 
 
