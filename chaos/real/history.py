@@ -43,7 +43,8 @@ class Fault(msgspec.Struct, frozen=True, tag="fault"):
 
 class Asked(msgspec.Struct, frozen=True, tag="asked"):
     """A client asks. `ask` numbers the connection, `request` the wish behind it: a retry with the same key and a resume
-    share it. `body` is what was sent; `may_fail` says why it may end not ok ("poison", "deadline", ...)."""
+    share it. `body` is what was sent; `may_fail` says why it may end not ok ("poison", "deadline", ...). `leaving` is
+    what it said its going means ("cancel", "detach", "grace=5"; empty: nothing)."""
 
     at: float
     ask: int
@@ -57,6 +58,7 @@ class Asked(msgspec.Struct, frozen=True, tag="asked"):
     rid: str = ""
     last_event_id: str = ""
     may_fail: str = ""
+    leaving: str = ""
 
 
 class Headed(msgspec.Struct, frozen=True, tag="headed"):
@@ -69,12 +71,13 @@ class Headed(msgspec.Struct, frozen=True, tag="headed"):
 
 
 class Told(msgspec.Struct, frozen=True, tag="told"):
-    """A piece of the answer, with the id of its event (empty: it had none)."""
+    """A piece of the answer, with the id of its event (empty: it had none), of one of the choices."""
 
     at: float
     ask: int
     id: str
     text: str
+    choice: int = 0
 
 
 class Over(msgspec.Struct, frozen=True, tag="over"):
@@ -89,7 +92,7 @@ class Over(msgspec.Struct, frozen=True, tag="over"):
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
-    """A cancel was answered."""
+    """A cancel was answered; status 0: it was asked for and nobody answered, so it may have come to something."""
 
     at: float
     request: int
@@ -98,7 +101,8 @@ class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
 
 
 class Stored(msgspec.Struct, frozen=True, tag="stored"):
-    """The tap saw a message of a stream. `record` is its body, as JSON where it is JSON."""
+    """The tap saw a message of a stream. `record` is its body, as JSON where it is JSON; `stored_at` is the broker's own
+    time of it (0: not told)."""
 
     at: float
     stream: str
@@ -106,15 +110,29 @@ class Stored(msgspec.Struct, frozen=True, tag="stored"):
     subject: str
     headers: dict[str, str]
     record: msgspec.Raw
+    stored_at: float = 0.0
 
 
 class Removed(msgspec.Struct, frozen=True, tag="removed"):
-    """The tap saw that a message has left a stream, `how`: "acked" or "deleted"."""
+    """The tap saw that a message has left a stream, `how`: "acked", "deleted" or, where nobody was seen to ask for it,
+    "unseen". `asked_at` is when the ack or the deletion was seen on its way, `gone_at` when the broker first said that
+    the message is not there (0: not told)."""
 
     at: float
     stream: str
     seq: int
     how: str
+    asked_at: float = 0.0
+    gone_at: float = 0.0
+
+
+class Missed(msgspec.Struct, frozen=True, tag="missed"):
+    """The tap came too late for these sequences of a stream: they were stored and had gone when it looked."""
+
+    at: float
+    stream: str
+    first: int
+    last: int
 
 
 class Sample(msgspec.Struct, frozen=True, tag="sample"):
@@ -146,7 +164,21 @@ class Settled(msgspec.Struct, frozen=True, tag="settled"):
     queued: int
 
 
-Line = Begun | Fault | Asked | Headed | Told | Over | Cancelled | Stored | Removed | Sample | Lived | Settled
+Line = (
+    Begun
+    | Fault
+    | Asked
+    | Headed
+    | Told
+    | Over
+    | Cancelled
+    | Stored
+    | Removed
+    | Missed
+    | Sample
+    | Lived
+    | Settled
+)
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
