@@ -101,8 +101,8 @@ class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
 
 
 class Stored(msgspec.Struct, frozen=True, tag="stored"):
-    """The tap saw a message of a stream. `record` is its body, as JSON where it is JSON; `stored_at` is the broker's own
-    time of it (0: not told)."""
+    """The tap saw a message of a stream. `record` is its body, as JSON where it is JSON; `stored_at` is the broker's
+    own time of it (0: not told)."""
 
     at: float
     stream: str
