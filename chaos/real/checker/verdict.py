@@ -30,7 +30,7 @@ CHECKS: dict[str, list[Check]] = {
     "I13": [transcripts.nothing_after_cancel],
     LIVENESS: [fates.drains],
 }
-"""I14, the bounds that edges share, is given up while edges die: simulated worlds check it, which know who is touched."""
+"""I14, bounds that edges share, is given up while edges die: simulated worlds check it, which know who is touched."""
 
 STORIES_MAX = 20
 """Of one invariant: what breaks one request often breaks a thousand."""
