@@ -5,6 +5,7 @@ Most wishes are healthy and patient; some leave and come back elsewhere, ask twi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple
@@ -148,7 +149,7 @@ def _visit(rng: Random, most_s: float) -> Visit:
 
 def _tokens(rng: Random) -> int:
     """Mostly short, as in life: between two magnitudes all are as likely."""
-    return round(float(TOKENS_MAX) ** rng.random())
+    return round(math.exp(rng.uniform(0.0, math.log(TOKENS_MAX))))
 
 
 def _body(rng: Random, dialect: Dialect, way: Way, prompt: str, tokens: int) -> dict[str, Any]:
