@@ -109,7 +109,8 @@ class Tap:
     async def _read_requests(self) -> bool:
         """Whether there is more to read."""
         if REQUESTS not in self._next:
-            self._next[REQUESTS], _ = await self._js.bounds(REQUESTS)  # what had gone before is nobody's miss
+            first, _ = await self._js.bounds(REQUESTS)
+            self._next[REQUESTS] = max(1, first)  # what had gone before is nobody's miss
         messages, left = await self._batch(REQUESTS, subjects.REQUESTS_ALL)
         for message in messages:
             due = self._next[REQUESTS]
