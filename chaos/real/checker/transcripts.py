@@ -18,6 +18,9 @@ START: Place = (-1, -1)
 NEVER_TOLD = {ERRORS[reason].code for reason in ("log_lost", "not_continuable", "internal")}
 """Codes that no client of a healthy system is told, whatever dies in it."""
 
+NOT_FOUND = ERRORS["not_found"].code
+"""Nor this one, of a request that is stored, but where it is another tenant's."""
+
 
 def transcripts(evidence: Evidence) -> Iterator[Problem | None]:
     """I6: what clients were told of one request is the same wherever they read it, in order, without a hole or a
@@ -133,7 +136,7 @@ def _no_hole(talk: Conversation, told: dict[Place, tuple[int, str]]) -> str:
 
 
 def _is_prefix(log: Log, talk: Conversation, told: dict[Place, tuple[int, str]]) -> str:
-    if not talk.told:
+    if not talk.told and talk.outcome != "complete":
         return ""
     texts = [""] * len(log.texts)
     first = _place(talk.asked.last_event_id)
@@ -154,7 +157,7 @@ def _good_end(log: Log, talk: Conversation) -> str:
     over, end = talk.over, log.end
     if over is None:
         return ""
-    if over.reason in NEVER_TOLD:
+    if over.reason in NEVER_TOLD or (over.reason == NOT_FOUND and talk.asked.may_fail != "foreign"):
         return f"was told {over.reason}"
     if over.outcome != "complete":
         return ""
