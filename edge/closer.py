@@ -60,7 +60,9 @@ class Closer:
         if key in self._tasks:
             return
         if len(self._tasks) >= CLOSES_MAX:
-            _log.warning("not ended: it runs on", rid=rid, status=end.status, waiting=len(self._tasks))
+            _log.warning(
+                "not ended: it runs on", tenant=tenant, rid=rid, status=end.status, waiting=len(self._tasks)
+            )
             return
         task = asyncio.create_task(self._close_in_time(tenant, rid, end, expect))
         self._tasks[key] = task
@@ -76,6 +78,7 @@ class Closer:
                 _log.warning("not ended before the stop: they run on", requests=len(late))
 
     async def _close_in_time(self, tenant: TenantKey, rid: RequestId, end: End, expect: int | None) -> None:
+        log = _log.bind(tenant=tenant, rid=rid)
         deadline = asyncio.get_running_loop().time() + CLOSE_TIMEOUT_S
         while asyncio.get_running_loop().time() < deadline:
             try:
@@ -84,13 +87,13 @@ class Closer:
             except BrokerAway:
                 await asyncio.sleep(RETRY_WAIT_S)
             except BrokerRefused as error:
-                _log.error("not ended: it runs on", rid=rid, status=end.status, error=str(error))
+                log.error("not ended: it runs on", status=end.status, error=str(error))
                 return
             else:
                 closed = isinstance(last.record, End) and last.record.reason == end.reason
-                _log.info("ended" if closed else "not ended: somebody was faster", rid=rid, reason=end.reason)
+                log.info("ended" if closed else "not ended: somebody was faster", reason=end.reason)
                 return
-        _log.error("not ended: the broker is away", rid=rid, status=end.status, timeout_s=CLOSE_TIMEOUT_S)
+        log.error("not ended: the broker is away", status=end.status, timeout_s=CLOSE_TIMEOUT_S)
 
     async def _tokens(self, tenant: TenantKey, rid: RequestId) -> int:
         """Tokens in the log; an append in flight may still add to them before END is stored."""

@@ -151,19 +151,23 @@ class Desk:
         problem: Problem | None,
     ) -> None:
         self.audience.leave(answer, why)
-        settled = answer.settled
+        settled, ticket = answer.settled, answer.ticket
         permit.settle(settled)
         if outcome == "left":
             metrics.DISCONNECTED_CLIENTS.inc()
         elif problem is not None and settled.how == "refused":
             metrics.REJECTS.labels(problem.reason).inc()
-        fields: dict[str, str] = {"rid": answer.ticket.rid, "model": model, "outcome": outcome}
-        trace = answer.ticket.trace
-        if trace is not None and trace.trace_id:
-            trace.ended(outcome, problem)
-            fields["trace_id"] = trace.trace_id
+        fields: dict[str, str] = {
+            "tenant": ticket.tenant,
+            "rid": ticket.rid,
+            "model": model,
+            "outcome": outcome,
+        }
+        if ticket.trace is not None and ticket.trace.trace_id:
+            ticket.trace.ended(outcome, problem)
         if problem is not None:
-            fields |= {"reason": problem.reason, "message": problem.message}
+            # Not its message: an engine's may repeat the prompt.
+            fields["reason"] = problem.reason
         if client_id:
             fields["client_request_id"] = client_id[:CLIENT_ID_CHARS_MAX]
         _log.info("request", **fields)

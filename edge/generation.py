@@ -33,10 +33,14 @@ from edge.rates.counted import Knock
 from edge.registry import Registry
 from edge.tracing import CallTrace
 from edge.wishes import WishDefaults, Wishes, wishes_of
+from infra.log_traces import know_trace
+from infra.logs import get_logger
 from infra.settings import Settings
 from schemas.ids import RequestId, fingerprint, request_id
 from schemas.requests import View
 from schemas.trace import context_of
+
+_log = get_logger("edge")
 
 
 class Generation:
@@ -142,6 +146,7 @@ class Generation:
         )
         if isinstance(admitted, Problem):
             return refuse(admitted, arrival.rid, call.errors)
+        know_trace(arrival.tenant, arrival.rid, admitted.meta.traceparent)
         # Nothing is fetched for who is not let in.
         permit = await self._entrance.enter(Entering(call.caller, arrival, admitted, call.headers, knock))
         if isinstance(permit, Problem):
@@ -149,7 +154,12 @@ class Generation:
         with ExitStack() as unless_opened:
             # However it ends: whoever asks may be cancelled while an image is fetched.
             unless_opened.callback(permit.settle, Settled("refused"))
-            raw = await self._images.inline(arrival.raw, remotes, self._body_bytes_max())
+            raw = await self._images.inline(
+                arrival.raw,
+                remotes,
+                self._body_bytes_max(),
+                _log.bind(tenant=arrival.tenant, rid=arrival.rid),
+            )
             if isinstance(raw, Problem):
                 return refuse(raw, arrival.rid, call.errors)
             unless_opened.pop_all()

@@ -12,6 +12,7 @@ from edge.images_hosts import parse_hosts
 from edge.images_size import MEDIA_TYPES, media_type_of
 from edge.images_walk import Path, Remote, param_of, remotes_in, with_texts
 from edge.openai_bodies import Body, ChatBody
+from infra.logs import RequestLog
 from infra.settings import Settings
 
 
@@ -26,13 +27,16 @@ class Images:
         """The images that `inline` is to fetch; a problem if the request cannot go on."""
         return remotes_in(body.messages, self._rules) if isinstance(body, ChatBody) else []
 
-    async def inline(self, raw: bytes, remotes: Sequence[Remote], bytes_max: int) -> bytes | Problem:
-        """The body with `data:` URIs in place of these URLs; no engine has to fetch anything."""
+    async def inline(
+        self, raw: bytes, remotes: Sequence[Remote], bytes_max: int, log: RequestLog
+    ) -> bytes | Problem:
+        """The body with `data:` URIs in place of these URLs; no engine has to fetch anything. `log` names the
+        request."""
         if not remotes:
             return raw
         # Base64 makes four bytes of three.
         room = Room((bytes_max - len(raw)) * 3 // 4)
-        found = await asyncio.gather(*[self._fetch(remote, room) for remote in remotes])
+        found = await asyncio.gather(*[self._fetch(remote, room, log) for remote in remotes])
         images: list[tuple[Path, bytes]] = []
         for image in found:
             if isinstance(image, Problem):
@@ -50,8 +54,8 @@ class Images:
         """Ends what works in the background."""
         self._fetcher.close()
 
-    async def _fetch(self, remote: Remote, room: Room) -> tuple[Path, bytes] | Problem:
-        image = await self._fetcher.fetch(remote, room)
+    async def _fetch(self, remote: Remote, room: Room, log: RequestLog) -> tuple[Path, bytes] | Problem:
+        image = await self._fetcher.fetch(remote, room, log)
         if isinstance(image, Problem):
             return image
         media_type = media_type_of(image[:HEAD_BYTES])

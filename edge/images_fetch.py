@@ -17,7 +17,7 @@ import httpx
 from edge.errors import Problem
 from edge.images_hosts import Host, Target, is_public
 from edge.images_walk import Remote, param_of
-from infra.logs import get_logger
+from infra.logs import RequestLog, get_logger
 
 FETCH_TIMEOUT_S = 5.0
 """For everything: a place in line, the name, the connection and the last byte."""
@@ -81,8 +81,8 @@ class ImageFetcher:
         self._tls = tls or httpx.create_ssl_context(trust_env=False) if hosts else None
         self._fetches = 0
 
-    async def fetch(self, remote: Remote, room: Room) -> bytes | Problem:
-        """The image. `too_large`: `room` does not suffice."""
+    async def fetch(self, remote: Remote, room: Room, log: RequestLog = _log) -> bytes | Problem:
+        """The image. `too_large`: `room` does not suffice. `log` names the request."""
         param = param_of(remote.path)
         if self._fetches >= FETCHES_MAX:
             return Problem("edge_full", "this server fetches too many images: try again", param)
@@ -91,9 +91,9 @@ class ImageFetcher:
             async with asyncio.timeout(self._timeout_s), self._places[remote.host]:
                 image = await self._fetch(remote, room)
         except TimeoutError:
-            return self._failed(remote, f"it did not come within {self._timeout_s:g} s")
+            return _failed(log, remote, f"it did not come within {self._timeout_s:g} s")
         except _Refused as refused:
-            return self._failed(remote, str(refused))
+            return _failed(log, remote, str(refused))
         finally:
             self._fetches -= 1
         if image is None:
@@ -171,11 +171,12 @@ class ImageFetcher:
         if length > self._bytes_max:
             raise _Refused(f"it is larger than {self._bytes_max} bytes")
 
-    def _failed(self, remote: Remote, why: str) -> Problem:
-        _log.info("an image was not fetched", host=remote.target.name, why=why)
-        return Problem("image_fetch_failed", f"the image could not be fetched: {why}", param_of(remote.path))
-
 
 def addresses_of(name: str, port: int) -> list[str]:
     """All addresses of a host, the best first. Blocks. Raises OSError or UnicodeError."""
     return [str(info[4][0]) for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)]
+
+
+def _failed(log: RequestLog, remote: Remote, why: str) -> Problem:
+    log.info("an image was not fetched", host=remote.target.name, why=why)
+    return Problem("image_fetch_failed", f"the image could not be fetched: {why}", param_of(remote.path))

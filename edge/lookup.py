@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from infra import wire
 from infra.jetstream import JetStream, Stored
+from infra.log_traces import know_trace
 from infra.output_log import OutputLog
 from schemas import subjects
 from schemas.ids import ModelKey, RequestId, TenantKey, fingerprint, model_key
@@ -75,6 +76,8 @@ def _of_message(message: Stored, ctl: Entry | None) -> Found:
     subject = subjects.parse_request(message.subject)
     # The log has the last word on what runs. A direct publisher may leave the header out; its body is the client's own.
     told = _told(ctl) if ctl is not None else ""
+    if subject is not None and isinstance(meta, RequestMeta):
+        know_trace(subject.tenant, subject.rid, meta.traceparent)
     return Found(
         view=meta.view if isinstance(meta, RequestMeta) else None,
         meta=meta if isinstance(meta, RequestMeta) else None,

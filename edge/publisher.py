@@ -63,7 +63,11 @@ class Publisher:
         step = way.acked(ack)
         if isinstance(step, Done) and step.problem is not None:
             _log.error(
-                "the broker refused a request", rid=arrival.rid, error=ack.description, code=ack.err_code
+                "the broker refused a request",
+                tenant=arrival.tenant,
+                rid=arrival.rid,
+                error=ack.description,
+                code=ack.err_code,
             )
         return step
 

@@ -124,7 +124,9 @@ class LogReader:
             async with self._sources.replays:
                 entries = await self._sources.log.read(self._tenant, self._rid, start_seq=start_seq)
         except PenstockError as error:
-            _log.warning("the output log cannot be read now", rid=self._rid, error=str(error))
+            _log.warning(
+                "the output log cannot be read now", tenant=self._tenant, rid=self._rid, error=str(error)
+            )
             self._perform(self._relay.replay_failed(self._now()))
         except ValueError:
             self._perform(self._relay.unreadable())

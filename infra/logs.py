@@ -1,9 +1,9 @@
 """Structured logs: one event per line, JSON off a terminal and pretty on one, UTC, to stderr.
 
 Logs of libraries (uvicorn, nats) that use the standard `logging` module pass through the same renderer, so a
-process speaks with one voice. Every line carries the `role` and `id` of its process; add request id, worker,
-subject and sequence as fields: `log.info("leased", rid=rid, seq=seq)`. Never log prompts, tokens or
-credentials.
+process speaks with one voice. Every line carries the `role` and `id` of its process; one about a request names it,
+`log.info("leased", tenant=tenant, rid=rid, seq=seq)`, and gets the `trace_id` of one that is sampled. Never log
+prompts, tokens, credentials, ack subjects, or what an engine or a client said in its own words.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from typing import Any, cast
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+from infra.log_traces import log_traces
 from infra.settings import Settings
+
+RequestLog = FilteringBoundLogger
+"""A logger that is bound to the `tenant` and `rid` of a request."""
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -31,6 +35,7 @@ def configure_logs(settings: Settings, *, role: str, process_id: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
+        log_traces(settings.trace_sample_ratio),
         *(_pretty_fields() if pretty else _json_fields(role, process_id)),
     ]
     structlog.configure(

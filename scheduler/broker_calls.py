@@ -63,7 +63,7 @@ class BrokerCalls:
             self._fail(tenant, rid, "END not written", error)
             return
         if isinstance(last.record, End):
-            _log.info("closed", rid=rid, status=last.record.status, reason=last.record.reason)
+            _log.info("closed", tenant=tenant, rid=rid, status=last.record.status, reason=last.record.reason)
             self._handle(events.EndWritten(tenant, rid))
         else:
             self._handle(events.CallFailed(tenant, rid))
@@ -84,7 +84,7 @@ class BrokerCalls:
             if last is None:
                 self._handle(events.CallFailed(tenant, rid))
             else:
-                _log.info("cancelled", rid=rid, message=cancel.end.message)
+                _log.info("cancelled", tenant=tenant, rid=rid, reason=cancel.end.reason)
                 self._handle(events.EndWritten(tenant, rid))
                 hint = dispatch.encode(dispatch.Cancel(reason=cancel.end.message))
                 self._js.bus.publish(subjects.cancel(tenant, rid), hint)
@@ -99,7 +99,7 @@ class BrokerCalls:
                 if queued is not None:
                     await self._js.delete(streams.REQUESTS, queued.seq)
         except _FAILURES as error:
-            _log.warning("cancelled request not deleted", rid=rid, error=str(error))
+            _log.warning("cancelled request not deleted", tenant=tenant, rid=rid, error=str(error))
         self._handle(events.CancelOver(tenant, rid))
 
     async def _cancel(self, cancel: events.Cancel) -> Entry | None:
@@ -119,5 +119,5 @@ class BrokerCalls:
         return await self._log.close(tenant, rid, end)
 
     def _fail(self, tenant: TenantKey, rid: RequestId, what: str, error: Exception) -> None:
-        _log.warning(what, rid=rid, error=str(error))
+        _log.warning(what, tenant=tenant, rid=rid, error=str(error))
         self._handle(events.CallFailed(tenant, rid))

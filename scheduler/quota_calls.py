@@ -79,9 +79,9 @@ class QuotaCalls:
                     is_refused = True
                     await self._js.delete(REQUESTS, refuse.stream_seq)
                     self._handle(events.EndWritten(tenant, rid))
-                    _log.info("refused", rid=rid, tenant=tenant, reason=refuse.end.reason)
+                    _log.info("refused", tenant=tenant, rid=rid, reason=refuse.end.reason)
         except _FAILURES as error:
-            _log.warning("a request over its quota was not refused", rid=rid, error=str(error))
+            _log.warning("a request over its quota was not refused", tenant=tenant, rid=rid, error=str(error))
         self._handle(quota_events.RefusalOver(is_refused))
 
     async def _behind(self, matching: str, skip: int, limit: int) -> list[Stored]:

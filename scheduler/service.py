@@ -16,6 +16,7 @@ from infra import clock
 from infra.consumers import Consumer, Delivered
 from infra.jetstream import SERVICE_UNAVAILABLE, JetStream
 from infra.lifecycle import RoleContext
+from infra.log_traces import know_trace
 from infra.logs import get_logger
 from infra.metrics.page import Page
 from infra.micro import Endpoint, Micro
@@ -32,7 +33,7 @@ from scheduler.tracing import Spans
 from schemas import dispatch, streams, subjects
 from schemas.errors import BrokerAway, BrokerRefused
 from schemas.ids import ModelKey, WorkerId
-from schemas.requests import CLASSES, Klass, parse_meta
+from schemas.requests import CLASSES, Klass, RequestMeta, parse_meta
 
 STREAMS_INTERVAL_S = 0.5
 """As often as the leader's heartbeat carries it."""
@@ -209,11 +210,14 @@ class SchedulerService:
     def _on_delivery(self, klass: Klass, model: ModelKey, message: Delivered) -> None:
         delivery = subjects.parse_ack(message.ack)
         if delivery is None:
-            _log.error("a delivery without an ack subject", subject=message.subject, ack=message.ack)
+            _log.error("a delivery without an ack subject", subject=message.subject)
             return
         named = subjects.parse_request(message.subject)
+        meta = parse_meta(parse_headers(message.headers))
         if named is None:
             _log.warning("not a request's subject: dropped", subject=message.subject)
+        elif isinstance(meta, RequestMeta):
+            know_trace(named.tenant, named.rid, meta.traceparent)
         self._handle(
             events.Delivered(
                 klass=klass,
@@ -223,7 +227,7 @@ class SchedulerService:
                 stream_seq=delivery.stream_seq,
                 attempt=delivery.delivered,
                 age_s=max(0.0, time.time() - delivery.stored_ns / streams.NS_PER_S),
-                meta=parse_meta(parse_headers(message.headers)),
+                meta=meta,
                 body=message.payload,
             )
         )

@@ -12,6 +12,7 @@ from infra.access import access_of
 from infra.bus import Bus
 from infra.jetstream import TOO_LARGE, JetStream, decode_puback, expect_headers, fence_headers
 from infra.lifecycle import RoleContext
+from infra.log_traces import know_trace
 from infra.logs import get_logger
 from infra.metrics.page import Page
 from infra.micro import Endpoint, Micro
@@ -271,7 +272,7 @@ class WorkerService:
                 self._counting.letter_lost()
                 log.error(
                     "a poisoned request ends without a copy in DEAD: it cannot be redriven",
-                    rid=_rid(action.key),
+                    **_name(action.key),
                     tries=action.tries,
                     err_code=action.err_code,
                 )
@@ -280,7 +281,7 @@ class WorkerService:
                 self._context.fail(stalled)
             case Settled():
                 say = log.debug if action.outcome == "ended" else log.info
-                say("settled", rid=_rid(action.key), outcome=action.outcome, tokens=action.tokens)
+                say("settled", **_name(action.key), outcome=action.outcome, tokens=action.tokens)
                 self._counting.settled(action)
                 self._note_drained()
 
@@ -308,7 +309,7 @@ class WorkerService:
             self._feed(Stored(key, op, ack.seq))
             return
         self._counting.refused(op, ack.err_code)
-        log.debug("publish refused", rid=_rid(key), err_code=ack.err_code, reason=ack.description)
+        log.debug("publish refused", **_name(key), err_code=ack.err_code, reason=ack.description)
         self._feed(Refused(key, op, ack.err_code, ack.last_seq or 0))
 
     def _forget(self, op: int) -> None:
@@ -337,7 +338,12 @@ class WorkerService:
             self._feed(LogRead(read.key, read.op, entries))
 
     def _on_read_failed(self, read: ReadCtl | ReadLog, error: Exception) -> None:
-        log.warning("output log not read", rid=read.rid, error=f"{type(error).__name__}: {error}")
+        log.warning(
+            "output log not read",
+            tenant=read.tenant,
+            rid=read.rid,
+            error=f"{type(error).__name__}: {error}",
+        )
         self._feed(ReadFailed(read.key, read.op, isinstance(error, ValueError)))
 
     def _on_work(self, _subject: str, reply: str, _headers: bytes, payload: bytes) -> None:
@@ -352,6 +358,8 @@ class WorkerService:
             log.error("a batch that cannot be read", error=str(error))
             self._work.count(0.0, "a batch that cannot be read")
             return
+        for item in work.items:
+            know_trace(item.tenant, item.rid, item.meta.traceparent)
         begun = clock.now()
         self._counting.offered(work)
         self._feed(Offered(work, reply, self._spans.expect(work, begun)))
@@ -375,8 +383,9 @@ class WorkerService:
             self._feed(CancelHinted(key))
 
 
-def _rid(key: str) -> str:
-    return key.rpartition(".")[2]
+def _name(key: str) -> dict[str, str]:
+    tenant, _, rid = key.rpartition(".")
+    return {"tenant": tenant, "rid": rid}
 
 
 def _card(model: str, capabilities: Capabilities) -> dispatch.ModelCard:

@@ -65,7 +65,7 @@ class Leftovers:
             async with asyncio.timeout(timeout_s + OVERDUE_S):
                 await self._until_over(tenant, rid, ended)
         except TimeoutError:
-            _log.warning("no END in time: counted no more", rid=rid)
+            _log.warning("no END in time: counted no more", tenant=tenant, rid=rid)
         finally:
             subscription.close()
         over()
@@ -86,7 +86,9 @@ class Leftovers:
             async with self._looks:
                 found = await self._lookup.find(tenant, rid)
         except (BrokerAway, BrokerRefused, ValueError) as error:
-            _log.debug("a request that was left cannot be looked at", rid=rid, error=str(error))
+            _log.debug(
+                "a request that was left cannot be looked at", tenant=tenant, rid=rid, error=str(error)
+            )
             return "unknown"
         if found is None:
             return "nowhere"

@@ -72,7 +72,12 @@ class ResponseStore:
         try:
             await self.drop(tenant, record, seq)
         except (BrokerAway, BrokerRefused) as error:
-            _log.warning("the record of a refused response stays until it expires", rid=rid, error=str(error))
+            _log.warning(
+                "the record of a refused response stays until it expires",
+                tenant=tenant,
+                rid=rid,
+                error=str(error),
+            )
 
     async def _keep_patiently(
         self, tenant: TenantKey, rid: RequestId, record: Record, payload: bytes
@@ -108,5 +113,7 @@ class ResponseStore:
             )
         if ack.err_code in (IN_PROCESS, SERVICE_UNAVAILABLE):
             raise BrokerAway(f"the record of {rid} was not stored: the stream is busy or elects its leader")
-        _log.error("the broker refused a record", rid=rid, error=ack.description, code=ack.err_code)
+        _log.error(
+            "the broker refused a record", tenant=tenant, rid=rid, error=ack.description, code=ack.err_code
+        )
         return Problem("internal", f"the broker refused the record of the response with error {ack.err_code}")

@@ -9,6 +9,7 @@ is watched for token ids (`vllm_client`), and a continued request is brought to 
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -156,8 +157,16 @@ class Vllm:
         if not task.cancelled() and (error := task.exception()) is not None:
             told = self._serving.error_of(error)
             if told.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                # The log of the request keeps one sentence; whoever mends it needs to see where it was raised.
-                log.error("a request failed inside vLLM", rid=run.rid, exc_info=error)
+                # The log of the request keeps one sentence; whoever mends it needs to see where it was raised, but not
+                # its message, which may repeat the prompt.
+                where = "".join(traceback.format_tb(error.__traceback__))
+                log.error(
+                    "a request failed inside vLLM",
+                    tenant=run.tenant,
+                    rid=run.rid,
+                    error=type(error).__name__,
+                    where=where,
+                )
             run.fail(told)
 
     async def _warm_up(self) -> None:

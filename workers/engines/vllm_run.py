@@ -30,7 +30,7 @@ class Run:
 
     def __init__(self, request: EngineRequest, tokens_max: int, sink: Callable[[EngineEvent], None]) -> None:
         self.key = request.key
-        self.rid = request.key.rpartition(".")[2]
+        self.tenant, _, self.rid = request.key.rpartition(".")
         self.prefix = request.prefix
         self.tokens_max = tokens_max
         self.is_over = False
