@@ -19,6 +19,9 @@ from structlog.typing import FilteringBoundLogger, Processor
 from infra.log_traces import log_traces
 from infra.settings import Settings
 
+TALKATIVE = ("httpx", "httpcore", "python_multipart")
+"""Libraries that log every call, or at debug the headers and bodies that pass through: our own lines say enough."""
+
 RequestLog = FilteringBoundLogger
 """A logger that is bound to the `tenant` and `rid` of a request."""
 
@@ -62,8 +65,8 @@ def configure_logs(settings: Settings, *, role: str, process_id: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
-    # httpx logs every call at info: our own lines already say what happened.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def is_pretty(settings: Settings) -> bool:
