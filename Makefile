@@ -14,12 +14,13 @@ NODE := .node
 # More arguments for the command behind a target: make run ARGS="--workers 2", make test ARGS="-k relay"
 ARGS ?=
 SEEDS ?= 1-10000
+SEED ?= 1
 
 DEMO_STORE := .penstock/demo
 DEMO_START_S := 30
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-unit test-acceptance test-chaos test-slow test-integration test-llamacpp test-vllm \
+.PHONY: help run demo test test-unit test-acceptance test-chaos test-chaos-real test-slow test-integration test-llamacpp test-vllm \
   test-clients test-api test-asyncapi docs benchmark benchmark-vllm check fmt venv venv-clients venv-vllm clean
 
 help: ## this list
@@ -65,6 +66,10 @@ test-asyncapi: $(NODE)/.installed ## docs/asyncapi.json by the official parser, 
 
 test-chaos: $(VENV)/.installed-dev ## 10,000 simulated worlds; others: make test-chaos SEEDS=1-100000
 	$(BIN)/python -m chaos --seeds $(SEEDS) $(ARGS)
+
+test-chaos-real: $(VENV)/.installed-dev ## real processes under faults, a minute on one broker and one on three; reports in .penstock/chaos
+	$(BIN)/python -m chaos.real run --seed $(SEED) --duration 60 --fault-every 2 --out .penstock/chaos/embedded $(ARGS)
+	$(BIN)/python -m chaos.real run --seed $(SEED) --duration 60 --fault-every 2 --broker cluster --out .penstock/chaos/cluster $(ARGS)
 
 test-llamacpp: $(VENV)/.installed-llamacpp ## llama.cpp itself, in .venv; the long ones too: make test-llamacpp ARGS="-m ''"
 	$(BIN)/python -m pytest tests/llamacpp $(ARGS)

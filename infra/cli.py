@@ -6,6 +6,7 @@ The roles are started as `python -m edge | scheduler | workers`, so this module 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 import os
 import shlex
@@ -161,6 +162,16 @@ def scheduler(overrides: Overrides) -> None:
 def worker(overrides: Overrides) -> None:
     """One worker: one model on one engine."""
     _become("worker", overrides)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def chaos(context: typer.Context) -> None:
+    """Break a system of real processes on purpose, check what came of it, write a report; from a checkout."""
+    if importlib.util.find_spec("chaos") is None:
+        sys.exit("penstock: chaos is not part of an installation: run it from a checkout of the repository")
+    os.execv(sys.executable, [sys.executable, "-m", "chaos.real", *context.args])
 
 
 @app.command()

@@ -30,7 +30,11 @@ def page_of(report: Report, picture: str) -> str:
         ),
         _section("Invariants", _invariants(report)),
         _stories(report.violations),
-        _section("Requests by outcome", _table(["outcome", ">requests"], report.requests.items())),
+        _section(
+            "How requests ended for their clients", _table(["outcome", ">requests"], report.requests.items())
+        ),
+        _section("How logs ended", _table(["END", ">logs"], report.ends.items())),
+        _section("Attempts", _table(["cause", ">leases"], report.attempts.items())),
         _section("Processes", _processes(report.processes)),
         _section("Settings that differ from their defaults", _settings(report)),
     ]
@@ -50,6 +54,8 @@ def _verdict(report: Report) -> str:
     if report.passed:
         word = "Every promise was kept"
         told = f"{looked_at:,} things were looked at under {report.faults_total:,} faults."
+        if blind := [row.name for row in report.invariants if not row.checked]:
+            told += f" Nothing there was to look at for {', '.join(blind)}."
     elif report.violations:
         word = f"{len(report.violations):,} broken promises"
         names = sorted({finding.invariant for finding in report.violations})
@@ -73,7 +79,7 @@ def _figures(report: Report) -> str:
     ]
     if report.queued_in_the_end >= 0:
         figures.append(
-            (f"{report.queued_in_the_end:,}", f"queued {report.settled_after_s:.1f} s after the faults")
+            (f"{report.queued_in_the_end:,}", f"queued {report.settled_after_s:.0f} s after the faults")
         )
     return (
         '<div class="figures">'

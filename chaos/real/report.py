@@ -51,6 +51,8 @@ class Finding(msgspec.Struct, frozen=True):
 
     invariant: str
     what: str
+    tenant: str = ""
+    rid: str = ""
     story: list[str] = []
 
 
@@ -71,14 +73,18 @@ class Judgement(msgspec.Struct, frozen=True):
 
     streams: int
     requests: dict[str, int]
+    ends: dict[str, int]
+    attempts: dict[str, int]
     stalls: list[StallRow]
     invariants: list[InvariantRow]
     violations: list[Finding]
+    missed: int
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A whole run. Times in seconds, `requests` by outcome, `tokens_per_s` before, during and after the faults;
-    `queued_in_the_end` counts what REQUESTS still held when all was settled, -1: nobody looked."""
+    """A whole run. Times in seconds, `requests` by outcome, `ends` by status and reason, `attempts` by cause,
+    `tokens_per_s` before, during and after the faults. `missed` counts messages of REQUESTS that had gone before they
+    could be looked at; `queued_in_the_end` what it still held when all was settled, -1: nobody looked."""
 
     format: int
     passed: bool
@@ -91,11 +97,14 @@ class Report(msgspec.Struct, frozen=True):
     duration_s: float
     streams: int
     requests: dict[str, int]
+    ends: dict[str, int]
+    attempts: dict[str, int]
     faults: list[FaultRow]
     faults_total: int
     stalls: list[StallRow]
     invariants: list[InvariantRow]
     violations: list[Finding]
+    missed: int
     tokens_per_s: dict[str, float]
     tokens_total: int
     processes: list[ProcessRow]
@@ -126,11 +135,14 @@ def report_of(lines: Sequence[Line], series: Series, judgement: Judgement) -> Re
         duration_s=round(series.duration_s, 3),
         streams=judgement.streams,
         requests=judgement.requests,
+        ends=judgement.ends,
+        attempts=judgement.attempts,
         faults=faults,
         faults_total=sum(row.count for row in faults),
         stalls=judgement.stalls,
         invariants=judgement.invariants,
         violations=judgement.violations,
+        missed=judgement.missed,
         tokens_per_s=tokens_per_s(series),
         tokens_total=sum(series.tokens_stored),
         processes=processes,

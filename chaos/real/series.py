@@ -102,13 +102,14 @@ def spans_of(lines: Iterable[Line], begin: float, duration_s: float) -> list[Spa
 
 
 def tokens_per_s(series: Series) -> dict[str, float]:
-    """Means of tokens stored: before the first fault, while faults came and went, after the last one. The last seconds,
-    in which nothing was asked any more, do not count."""
+    """Means of tokens stored: before the first fault, while faults came and went, after the last one. Seconds before
+    the first request and after the last one do not count."""
+    begin = next((n for n, count in enumerate(series.in_flight) if count), 0)
     busy = next((n for n in range(len(series.in_flight), 0, -1) if series.in_flight[n - 1]), 0)
     first = floor(min((span.start_s for span in series.faults), default=busy))
     last = floor(max((span.end_s for span in series.faults), default=busy)) + 1
     parts = {
-        "before": series.tokens_stored[: min(first, busy)],
+        "before": series.tokens_stored[begin : min(first, busy)],
         "during": series.tokens_stored[first : min(last, busy)],
         "after": series.tokens_stored[last:busy],
     }

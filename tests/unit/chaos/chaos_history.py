@@ -78,6 +78,8 @@ def judgement(*findings: Finding) -> Judgement:
     return Judgement(
         streams=460,
         requests={"complete": 451, "error": 9},
+        ends={"ok": 451, "error poison": 9},
+        attempts={"first": 460, "worker_dead": 31},
         stalls=[StallRow(kind, 20 + 3 * n, 0.05 * n, 0.9 * n, 1.4 * n) for n, kind in enumerate(KINDS, 1)],
         invariants=[
             InvariantRow("I1", "An accepted request gets exactly one END.", 460, int("I1" in broken)),
@@ -85,4 +87,5 @@ def judgement(*findings: Finding) -> Judgement:
             InvariantRow("I13", "After a cancel is answered no token is stored.", 0, 0),
         ],
         violations=list(findings),
+        missed=0,
     )

@@ -39,9 +39,20 @@ FIELDS = {
         "tokens_per_s",
         "tokens_total",
     ),
-    *("processes", "restarts", "samples", "queued_in_the_end", "settled_after_s"),
+    *(
+        "processes",
+        "restarts",
+        "samples",
+        "ends",
+        "attempts",
+        "missed",
+        "queued_in_the_end",
+        "settled_after_s",
+    ),
 }
-LOST = Finding("I4", "offset 12 <after> 8 & more", ["  1.000 s tok off 8", "  1.200 s tok <off> 12"])
+LOST = Finding(
+    "I4", "offset 12 <after> 8 & more", "t", "r", ["  1.000 s tok off 8", "  1.200 s tok <off> 12"]
+)
 
 
 @pytest.fixture(scope="module")
