@@ -29,6 +29,7 @@ from infra.dead_cli import dead_app
 from infra.engine_choice import NoEngine
 from infra.engine_settings import REPEATABLE
 from infra.keys_cli import keys_app
+from infra.notices import Notices
 from infra.setting_topics import Described, by_topic
 from infra.settings import SettingsError, explain, hand_down, load_settings
 from infra.status import StatusError, collect_status, print_status
@@ -139,6 +140,7 @@ def broker(overrides: Overrides, context: typer.Context) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: server.terminate())
     server.start(output=sys.stderr.buffer)
+    Notices().ready()
     print(f"penstock: broker at {server.url}, monitoring at {server.monitor_url}", file=sys.stderr)
     sys.exit(server.wait())
 

@@ -30,6 +30,7 @@ import uvloop
 from infra.logs import configure_logs, get_logger
 from infra.metrics.page import Page
 from infra.metrics.server import PageServer
+from infra.notices import ALIVE_INTERVAL_S, Notices
 from infra.setting_topics import describe
 from infra.settings import Settings, SettingsError, load_settings
 from infra.trace_sinks import open_tracer
@@ -67,20 +68,20 @@ class RoleContext:
         """Where this process shows its own metrics; 0: nowhere."""
         self._tasks = tasks
         self._background: dict[asyncio.Task[None], None] = {}
-        self._ready_fd = ready_fd
+        self._notices = Notices(ready_fd=ready_fd, ready_file=settings.ready_file)
         self._is_ready = False
         self._serving: asyncio.Future[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
     def ready(self) -> None:
-        """Tells the supervisor and the log, once, that this process serves; later calls do nothing."""
+        """Tells whoever started this process, and the log, once, that it serves; later calls do nothing."""
         if self._is_ready:
             return
         self._is_ready = True
         _spare_the_collector()
-        if self._ready_fd is not None:
-            os.write(self._ready_fd, f"ready {self.metrics_port or ''}".strip().encode() + b"\n")
-            os.close(self._ready_fd)
+        self._notices.ready(self.metrics_port)
+        if self._notices.wanted:
+            self.spawn(self._tell_alive(), "alive")
         log.info("ready")
 
     async def show_metrics(self, page: Page, first_port: int) -> None:
@@ -104,8 +105,14 @@ class RoleContext:
         """Ends the process with `error`: for callbacks, whose exceptions nobody would see."""
         self.spawn(_raise(error), "fail")
 
+    async def _tell_alive(self) -> None:
+        while True:
+            await asyncio.sleep(ALIVE_INTERVAL_S)
+            self._notices.alive()
+
     def _begin_stop(self) -> None:
         self.stop.set()
+        self._notices.stopping()
         self._arm_deadline()
         if not self._is_ready and self._serving is not None:
             # It still waits for a broker or loads a model: there is nothing to drain.
@@ -118,6 +125,7 @@ class RoleContext:
 
     def _end(self) -> None:
         """`serve` is over: what still runs in the background has no purpose any more."""
+        self._notices.gone()
         self._arm_deadline()
         for task in self._background:
             task.cancel()

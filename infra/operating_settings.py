@@ -61,3 +61,9 @@ class OperatingSettings(ApiSettings):
         ge=1,
         description="Spans that wait to be sent or kept; what comes beyond them is dropped and counted.",
     )
+
+    ready_file: str = Field(
+        "",
+        description="File that exists while this process serves, and is touched every 2 s; for a container's health "
+        "check, one file for each process; empty: none.",
+    )

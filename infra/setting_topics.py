@@ -26,6 +26,7 @@ STARTS = {
     "dead_ttl_s": "Dead letters",
     "append_interval_s": "Worker",
     "drain": "Stopping and logs",
+    "ready_file": "Stopping and logs",
 }
 """Topics by the setting that each begins with: it holds for those declared after it, up to the next one here."""
 

@@ -217,11 +217,6 @@ def js_ack(stream: str, consumer: str) -> str:
     return f"{JS_ACK}{stream}.{consumer}."
 
 
-def js_acks(stream: str) -> str:
-    """Matches every acknowledgement of a stream's messages, for who only looks on."""
-    return f"{JS_ACK}{stream}.>"
-
-
 def js_stream(verb: str, stream: str) -> str:
     """`STREAM.<verb>`: CREATE, UPDATE, INFO, DELETE, PURGE; also `MSG.GET` and `MSG.DELETE`."""
     return f"{JS_API}STREAM.{verb}.{stream}"

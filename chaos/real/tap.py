@@ -73,7 +73,8 @@ class Tap:
 
     def start(self) -> None:
         """Begins to listen and to read. The streams may come later."""
-        self._bus.subscribe(subjects.js_acks(REQUESTS), self._on_ack)
+        for acks in subjects.js_acks(REQUESTS, "*"):
+            self._bus.subscribe(acks, self._on_ack)
         self._bus.subscribe(subjects.js_stream("MSG.DELETE", REQUESTS), self._on_delete)
         for read, pause_s in (
             (self._read_requests, REQUESTS_PAUSE_S),
