@@ -20,7 +20,8 @@ DEMO_STORE := .penstock/demo
 DEMO_START_S := 30
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-unit test-acceptance test-chaos test-chaos-real test-slow test-integration test-llamacpp test-vllm \
+.PHONY: help run demo test test-unit test-acceptance test-chaos test-chaos-real test-slow test-integration \
+  test-llamacpp test-vllm test-docker image \
   test-clients test-api test-asyncapi docs benchmark benchmark-vllm check fmt venv venv-clients venv-vllm clean
 
 help: ## this list
@@ -46,8 +47,8 @@ else
 	$(BIN)/python -m pytest $(ARGS)
 endif
 
-test-unit: $(VENV)/.installed-dev ## the pure parts, the exhaustive model, a thousand simulated worlds, tidiness
-	$(BIN)/python -m pytest tests/unit tests/model tests/sim tests/test_tidy.py $(ARGS)
+test-unit: $(VENV)/.installed-dev ## the pure parts, the exhaustive model, a thousand simulated worlds, manifests, tidiness
+	$(BIN)/python -m pytest tests/unit tests/model tests/sim tests/deploy tests/test_tidy.py $(ARGS)
 
 test-acceptance: $(VENV)/.installed-dev ## whole systems and real clients; not the slow ones
 	$(BIN)/python -m pytest tests/acceptance tests/api tests/parity $(ARGS)
@@ -76,6 +77,14 @@ test-llamacpp: $(VENV)/.installed-llamacpp ## llama.cpp itself, in .venv; the lo
 
 test-vllm: $(VLLM_VENV)/.installed ## vLLM itself on the CPU, in .venv-vllm; the long ones too: make test-vllm ARGS="-m ''"
 	$(VLLM_BIN)/python -m pytest tests/vllm $(ARGS)
+
+test-docker: $(VENV)/.installed-dev ## the images, and a system of containers; needs docker, and debootstrap for a base
+	$(BIN)/python -m pytest tests/docker $(ARGS)
+
+image: ## the four images; another base or engine: make image ARGS="--build-arg ENGINE=vllm"
+	for target in broker scheduler edge worker; do \
+	  docker build --target $$target --tag penstock-$$target --file infra/deploy/Dockerfile $(ARGS) . || exit 1; \
+	done
 
 test-clients: $(VENV)/.installed-dev $(CLIENTS)/.installed ## official and common clients in Python and JavaScript, unchanged
 	$(BIN)/python -m pytest tests/clients $(ARGS)
