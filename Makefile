@@ -15,6 +15,7 @@ NODE := .node
 ARGS ?=
 SEEDS ?= 1-10000
 SEED ?= 1
+ENGINE ?= simulator
 
 DEMO_STORE := .penstock/demo
 DEMO_START_S := 30
@@ -81,10 +82,12 @@ test-vllm: $(VLLM_VENV)/.installed ## vLLM itself on the CPU, in .venv-vllm; the
 test-docker: $(VENV)/.installed-dev ## the images, and a system of containers; needs docker, and debootstrap for a base
 	$(BIN)/python -m pytest tests/docker $(ARGS)
 
-image: ## the four images; another base or engine: make image ARGS="--build-arg ENGINE=vllm"
-	for target in broker scheduler edge worker; do \
+image: ## the four images; workers for another engine: make image ENGINE=vllm; another base: ARGS="--build-arg BASE=…"
+	for target in broker scheduler edge; do \
 	  docker build --target $$target --tag penstock-$$target --file infra/deploy/Dockerfile $(ARGS) . || exit 1; \
 	done
+	docker build --target worker --tag penstock-worker-$(ENGINE) --build-arg ENGINE=$(ENGINE) \
+	  --file infra/deploy/Dockerfile $(ARGS) .
 
 test-clients: $(VENV)/.installed-dev $(CLIENTS)/.installed ## official and common clients in Python and JavaScript, unchanged
 	$(BIN)/python -m pytest tests/clients $(ARGS)
