@@ -22,7 +22,7 @@ DEMO_START_S := 30
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-unit test-acceptance test-chaos test-chaos-real test-slow test-integration \
-  test-llamacpp test-vllm test-docker image \
+  test-llamacpp test-vllm test-docker test-observability image \
   test-clients test-api test-asyncapi docs benchmark benchmark-vllm check fmt venv venv-clients venv-vllm clean
 
 help: ## this list
@@ -66,6 +66,9 @@ test-integration: $(VENV)/.installed-dev ## only the tests against a real broker
 test-asyncapi: $(NODE)/.installed ## docs/asyncapi.json by the official parser, in .node
 	cd $(NODE) && node ../tests/asyncapi/validate.mjs ../docs/asyncapi.json
 
+test-observability: $(VENV)/.installed-dev ## dashboards and alarms, by a real Prometheus: apt-get install prometheus
+	$(BIN)/python -m pytest tests/observability $(ARGS)
+
 test-chaos: $(VENV)/.installed-dev ## 10,000 simulated worlds; others: make test-chaos SEEDS=1-100000
 	$(BIN)/python -m chaos --seeds $(SEEDS) $(ARGS)
 
@@ -104,9 +107,10 @@ benchmark-vllm: $(VLLM_VENV)/.installed ## the pipeline against vLLM's own serve
 	$(VLLM_BIN)/python -m bench.vllm_throughput --out bench/results/vllm_throughput.json $(ARGS)
 	$(VLLM_BIN)/python -m bench.vllm_throughput --hidden 128 --layers 2 --out bench/results/vllm_throughput_tiny.json $(ARGS)
 
-docs: $(VENV)/.installed-dev ## docs/openapi.json and docs/asyncapi.json, made from the code; tests compare them
+docs: $(VENV)/.installed-dev ## what is made from the code: API descriptions, dashboards; tests compare them
 	$(BIN)/python -m edge.openapi docs/openapi.json
 	$(BIN)/python -m schemas.asyncapi docs/asyncapi.json
+	$(BIN)/python -m infra.dashboards infra/deploy/observability/grafana/dashboards
 
 check: $(VENV)/.installed-dev ## format, lint and types
 	$(BIN)/ruff format --check .

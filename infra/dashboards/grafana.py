@@ -31,7 +31,12 @@ def as_json(board: Board) -> str:
         .time("now-30m", "now")
         .timezone("browser")
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        .link(dashboard.DashboardLink("Penstock").type(DashboardLinkType.DASHBOARDS).tags([TAG]).as_dropdown(True))
+        .link(
+            dashboard.DashboardLink("Penstock")
+            .type(DashboardLinkType.DASHBOARDS)
+            .tags([TAG])
+            .as_dropdown(True)
+        )
     )
     for row in board.rows:
         built = built.with_row(dashboard.Row(row.title))

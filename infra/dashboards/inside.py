@@ -155,7 +155,10 @@ RECOVERY = Board(
                 Panel(
                     "Cancels",
                     "In a second.",
-                    [rate("penstock_cancels_total", legend="cancels")],
+                    [
+                        rate("penstock_cancels_total", legend="by edges"),
+                        rate("penstock_leader_cancels_total", legend="by the leader"),
+                    ],
                     width=8,
                 ),
                 Panel(

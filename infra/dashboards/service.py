@@ -9,9 +9,10 @@ FAILED = '{code!~"2.."}'
 BROKEN = '{code=~"5.."}'
 THROTTLED = '{code="429"}'
 
-# What a gauge of the leader says is the leader's alone: standbys show none of it, so a sum counts nothing twice.
-RUNNING = "sum(penstock_running_requests)"
-SLOTS = "sum(penstock_slots)"
+RUNNING = "sum(penstock_worker_running_requests)"
+# Edges repeat what the leader says of slots: each model counts once.
+SLOTS = "sum(max by (model) (penstock_slots))"
+FREE = "sum(max by (model) (penstock_free_slots))"
 QUEUED = "sum(penstock_queued_requests)"
 WAIT = f"{QUEUED} / sum(rate(penstock_request_queue_time_seconds_count[$__rate_interval]))"
 
@@ -168,7 +169,7 @@ CAPACITY = Board(
                 Panel(
                     "Headroom",
                     "Slots that can take a request now.",
-                    [Query("sum(penstock_free_slots)", "free")],
+                    [Query(FREE, "free")],
                     width=8,
                 ),
                 Panel(
@@ -181,7 +182,7 @@ CAPACITY = Board(
                 Panel(
                     "Workers",
                     "Live workers.",
-                    [Query("sum by (model) (penstock_workers)", "{{model}}")],
+                    [Query("sum by (model) (penstock_model_workers)", "{{model}}")],
                     width=8,
                 ),
             ],

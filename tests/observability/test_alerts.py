@@ -53,7 +53,7 @@ def histogram(metric: str, labels: str, *, below: str, above: str) -> dict[str, 
 UP = 'up{job="penstock",role="edge",instance="a"}'
 CONNECTED = 'penstock_broker_connected{role="worker",instance="a"}'
 OK, BROKEN = 'penstock_requests_total{model="m",code="200"}', 'penstock_requests_total{model="m",code="500"}'
-QUEUED, WORKERS = 'penstock_queued_requests{model="m",klass="standard"}', 'penstock_workers{model="m"}'
+QUEUED, WORKERS = 'penstock_queued_requests{model="m",klass="standard"}', 'penstock_model_workers{model="m"}'
 QUEUE_TIME = "penstock_request_queue_time_seconds"
 FIRST_TOKEN = "penstock_time_to_first_token_seconds"
 
