@@ -107,9 +107,10 @@ benchmark-vllm: $(VLLM_VENV)/.installed ## the pipeline against vLLM's own serve
 	$(VLLM_BIN)/python -m bench.vllm_throughput --out bench/results/vllm_throughput.json $(ARGS)
 	$(VLLM_BIN)/python -m bench.vllm_throughput --hidden 128 --layers 2 --out bench/results/vllm_throughput_tiny.json $(ARGS)
 
-docs: $(VENV)/.installed-dev ## what is made from the code: API descriptions, dashboards; tests compare them
+docs: $(VENV)/.installed-dev ## what is made from the code: API descriptions, metrics, dashboards; tests compare them
 	$(BIN)/python -m edge.openapi docs/openapi.json
 	$(BIN)/python -m schemas.asyncapi docs/asyncapi.json
+	$(BIN)/python -m docs.metrics_page docs/metrics.md
 	$(BIN)/python -m infra.dashboards infra/deploy/observability/grafana/dashboards
 
 check: $(VENV)/.installed-dev ## format, lint and types

@@ -122,6 +122,7 @@ SHELLS = [
     "workers/counting.py",
     "workers/engine_page.py",
     "workers/metrics.py",
+    "workers/log_reads.py",
     "workers/service.py",
     "workers/tracing.py",
     "workers/engines/base.py",

@@ -16,12 +16,11 @@ from infra.log_traces import know_trace
 from infra.logs import get_logger
 from infra.metrics.page import Page
 from infra.micro import Endpoint, Micro
-from infra.output_log import OutputLog, decode_entry, stored_at
+from infra.output_log import OutputLog
 from infra.settings import Settings
 from schemas import dispatch, subjects
-from schemas.errors import BrokerAway, BrokerRefused, PenstockError
+from schemas.errors import BrokerAway, PenstockError
 from schemas.ids import model_key
-from schemas.output import Tok
 from schemas.streams import OUTPUT
 from workers import metrics
 from workers.core import WorkerCore
@@ -34,7 +33,6 @@ from workers.events import (
     Action,
     CancelHinted,
     ConnectionChanged,
-    CtlRead,
     Drain,
     EngineHung,
     EngineProgress,
@@ -43,13 +41,11 @@ from workers.events import (
     HandOff,
     LeaderSeen,
     LetterLost,
-    LogRead,
     Nak,
     Offered,
     Progress,
     Publish,
     ReadCtl,
-    ReadFailed,
     ReadLog,
     Refused,
     Reply,
@@ -61,6 +57,7 @@ from workers.events import (
     Tick,
 )
 from workers.limits import WorkerLimits
+from workers.log_reads import LogReads
 from workers.tracing import Spans, Who
 
 OUTPUT_POLL_S = 0.2
@@ -103,7 +100,6 @@ class WorkerService:
         self._context = context
         self._bus = bus
         self._js = JetStream(bus)
-        self._log = OutputLog(self._js)
         self._engine = engine
         self._worker_id = worker_id
         self._core: WorkerCore
@@ -111,6 +107,7 @@ class WorkerService:
         self._work = Endpoint("work", subjects.work(worker_id))
         self._micro = Micro(bus, "worker", worker_id, self._work)
         self._spans: Spans
+        self._reads: LogReads
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
@@ -131,6 +128,7 @@ class WorkerService:
         self._spans = Spans(
             self._context.tracer, Who(self._worker_id, card.name, can), with_content=settings.trace_content
         )
+        self._reads = LogReads(OutputLog(self._js), self._spans, self._feed)
         await self._context.show_metrics(self._page(), settings.worker_metrics_port)
         log.info("engine started", engine=can.engine, revision=can.revision, slots=limits.slots)
         self._context.spawn(self._watch_engine(), "engine")
@@ -262,9 +260,9 @@ class WorkerService:
                 self._bus.publish(action.to, dispatch.encode(dispatch.WorkReply(action.answers)))
                 self._counting.answered(action.answers)
             case ReadCtl():
-                self._context.spawn(self._read_ctl(action), "read ctl")
+                self._context.spawn(self._reads.ctl(action), "read ctl")
             case ReadLog():
-                self._context.spawn(self._read_log(action), "read log")
+                self._context.spawn(self._reads.whole(action), "read log")
             case Forget():
                 self._forget(action.op)
                 self._counting.forgotten(action.op)
@@ -315,36 +313,6 @@ class WorkerService:
     def _forget(self, op: int) -> None:
         for token in self._calls.pop(op, ()):
             self._bus.forget(token)
-
-    async def _read_ctl(self, read: ReadCtl) -> None:
-        try:
-            last = await self._log.last_ctl(read.tenant, read.rid)
-        except (BrokerAway, BrokerRefused, ValueError) as error:
-            self._on_read_failed(read, error)
-        else:
-            seq, record = (0, None) if last is None else last
-            assert not isinstance(record, Tok), "a ctl subject holds ctl records"
-            self._feed(CtlRead(read.key, read.op, seq, record))
-
-    async def _read_log(self, read: ReadLog) -> None:
-        try:
-            stored = await self._log.read_stored(read.tenant, read.rid, upto_seq=read.upto_seq)
-            entries = [decode_entry(one) for one in stored]
-        except (BrokerAway, BrokerRefused, ValueError) as error:
-            self._on_read_failed(read, error)
-        else:
-            if read.key in self._spans.watched and entries and entries[-1].seq == read.upto_seq:
-                self._spans.read(read.key, entries, [stored_at(one) for one in stored])
-            self._feed(LogRead(read.key, read.op, entries))
-
-    def _on_read_failed(self, read: ReadCtl | ReadLog, error: Exception) -> None:
-        log.warning(
-            "output log not read",
-            tenant=read.tenant,
-            rid=read.rid,
-            error=f"{type(error).__name__}: {error}",
-        )
-        self._feed(ReadFailed(read.key, read.op, isinstance(error, ValueError)))
 
     def _on_work(self, _subject: str, reply: str, _headers: bytes, payload: bytes) -> None:
         if not reply:  # nobody waits for an answer, so nobody counts on the work

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from infra.span_queue import BATCH_SPANS_MAX, SpanQueue
 from infra.tracing import Span
@@ -18,6 +19,10 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.005)
+
+
+def delivered(sink: Sink, spans: int) -> bool:
+    return sum(map(len, sink.batches)) == spans
 
 
 class Sink:
@@ -55,7 +60,7 @@ def test_a_span_is_sent_soon_without_a_close() -> None:
     queue = SpanQueue("test", sink.deliver, spans_max=10)
     for number in (1, 2):
         queue.put(span(number))
-        until(lambda number=number: sum(map(len, sink.batches)) == number)
+        until(partial(delivered, sink, number))
     queue.close()
     assert queue.join(WITHIN_S)
 
