@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from infra.settings import Settings, load_settings
+from infra.trace_names import REQUEST_ID
 from infra.trace_store import DIRECTORY, StoredSpan, has_spans, read_spans
 from infra.trace_tree import chosen
 from infra.trace_view import show
@@ -46,6 +47,7 @@ def spans_of(settings: Settings, wanted: str) -> list[StoredSpan]:
     found = chosen(read_spans(store, ids), wanted)
     # Spans of the same trace that no request is named in, and those of its requests in other traces.
     ids += [span.trace.encode() for span in found]
+    ids += [str(span.attributes[REQUEST_ID]).encode() for span in found if REQUEST_ID in span.attributes]
     found = chosen(read_spans(store, list(dict.fromkeys(ids))), wanted)
     if not found:
         raise NoTraceError(_why(settings, wanted))
