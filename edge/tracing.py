@@ -21,7 +21,7 @@ from infra.tracing import Kind, NoTracer, Span, SpanEvent, Tracer, Value, new_sp
 from schemas import subjects
 from schemas.ids import RequestId, TenantKey
 from schemas.requests import MSG_ID, TRACEPARENT
-from schemas.trace import TraceContext, context_of, parse_traceparent, traceparent
+from schemas.trace import TraceContext, context_of, parse_traceparent, queued_context, traceparent
 
 SERVER_ERROR = 500
 
@@ -112,10 +112,11 @@ class CallTrace:
 
     def reads(self, tenant: TenantKey, rid: RequestId, found: Found) -> None:
         """The call is for a request that is there already."""
-        request = context_of(tenant, rid, found.traceparent, ratio=self._tracer.ratio)
+        request = queued_context(tenant, rid, found.traceparent, ratio=self._tracer.ratio)
         if self._given is None and self._published_at is None:
             self._context = request.at(new_span_id())
-        if request.span_id:
+        # Of one that has gone and says nothing, nobody knows who was its root.
+        if found.traceparent or found.queued:
             self._links.append(request)
         self._about(tenant, rid)
 
