@@ -49,6 +49,8 @@ SUBJECTS = "schemas/subjects.py"
 PURE = [
     "schemas/*",
     "infra/supervisor.py",
+    "infra/trace_names.py",
+    "infra/trace_tree.py",
     "infra/wire.py",
     "edge/access/addresses.py",
     "edge/access/keyring.py",

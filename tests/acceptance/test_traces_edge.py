@@ -114,7 +114,7 @@ def test_a_request_is_found_as_a_tree_in_the_store_and_at_the_collector(
         assert sent[span.span].service == "penstock-edge"
 
     picture = command(system, f"chatcmpl-{rid}").stdout
-    assert picture.startswith(f"trace {TRACE}\n")
+    assert picture.startswith(f"trace {TRACE}")
     assert "├ publish llm.v1.req" in picture
     assert "◆" in picture
     assert SECRET not in picture
