@@ -87,7 +87,10 @@ class CallTrace:
         self._kind: Kind = kind
         self._attributes = attributes
         self._given = given
-        self._context = None if given is None else given.at(new_span_id())
+        self._context: TraceContext | None = None
+        self.trace_id = ""
+        """Empty: the call is not traced."""
+        self._rid = ""
         self._start = clock.now()
         self._events: list[SpanEvent] = []
         self._links: list[TraceContext] = []
@@ -97,24 +100,22 @@ class CallTrace:
         self._message: dict[str, Value] = {}
         self._problem: Problem | None = None
         self._outcome = ""
-
-    @property
-    def trace_id(self) -> str:
-        """Empty: the call is not traced."""
-        context = self._context
-        return context.trace_id if context is not None and context.is_sampled else ""
+        if given is not None:
+            self._belongs(given)
 
     def named(self, tenant: TenantKey, rid: RequestId) -> None:
         """The request has a name; it may still get another one, before it is published."""
+        if rid == self._rid:
+            return
         if self._given is None:
-            self._context = context_of(tenant, rid, "", ratio=self._tracer.ratio).at(new_span_id())
+            self._belongs(context_of(tenant, rid, "", ratio=self._tracer.ratio))
         self._about(tenant, rid)
 
     def reads(self, tenant: TenantKey, rid: RequestId, found: Found) -> None:
         """The call is for a request that is there already."""
         request = queued_context(tenant, rid, found.traceparent, ratio=self._tracer.ratio)
         if self._given is None and self._published_at is None:
-            self._context = request.at(new_span_id())
+            self._belongs(request)
         # Of one that has gone and says nothing, nobody knows who was its root.
         if found.traceparent or found.queued:
             self._links.append(request)
@@ -122,7 +123,7 @@ class CallTrace:
 
     def header(self) -> str:
         """The `traceparent` for the request's message; empty: it needs none, or it is the client's own."""
-        if not self.trace_id or self._context is None:
+        if self._context is None:
             return ""
         self._publish_id = new_span_id()
         return traceparent(self._context.at(self._publish_id))
@@ -180,7 +181,7 @@ class CallTrace:
 
     def _over(self, status: int, problem: Problem | None) -> None:
         """`status` 0: it was answered with nothing."""
-        if not self.trace_id or self._context is None:
+        if self._context is None:
             return
         end = clock.now()
         if self._publishing_at is not None:
@@ -258,7 +259,12 @@ class CallTrace:
             )
         )
 
+    def _belongs(self, trace: TraceContext) -> None:
+        self._context = trace.at(new_span_id()) if trace.is_sampled else None
+        self.trace_id = trace.trace_id if trace.is_sampled else ""
+
     def _about(self, tenant: TenantKey, rid: RequestId) -> None:
+        self._rid = rid
         if self.trace_id:
             self._attributes[names.REQUEST_ID] = rid
             self._attributes[names.TENANT] = tenant

@@ -134,6 +134,8 @@ class TraceStore:
             os.close(descriptor)
         self._written += written
         if written < len(data):
+            # What comes next must not go on in the middle of a line.
+            self._path = None
             raise OSError("the disk is full")
 
     def _make_room(self, size: int) -> None:

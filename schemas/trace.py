@@ -27,7 +27,7 @@ class TraceContext(NamedTuple):
 
     def at(self, span_id: str) -> TraceContext:
         """Another span of the same trace."""
-        return self._replace(span_id=span_id)
+        return TraceContext(self.trace_id, span_id, self.is_sampled)
 
 
 def parse_traceparent(text: str) -> TraceContext | None:
