@@ -246,7 +246,7 @@ class _Up:
             said = await _read_line(ready_fd)
             if not said:
                 return
-            self._running[name].metrics_port = int(said.removeprefix(b"ready") or 0)
+            self._running[name].metrics_port = int(said.removeprefix(b"ready").strip() or 0)
         self._events.put_nowait(supervisor.Ready(name))
 
     def _signal(self, name: str, number: signal.Signals) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,7 +37,7 @@ MODEL = "penstock-sim"
 
 
 @pytest.fixture(scope="module")
-def system(start_system: StartSystem) -> Iterator[System]:
+def system(start_system: StartSystem) -> System:
     return start_system(edges=2, workers=2, schedulers=2, itl_ms=5, ttft_ms=5)
 
 
