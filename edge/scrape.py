@@ -15,7 +15,7 @@ from edge.accounts import RECENT
 from edge.registry import Registry
 from infra.bus import Bus
 from infra.logs import get_logger
-from infra.metrics.page import Page, labelled, merged, pack, render, unpack
+from infra.metrics.page import Page, labelled, merged, pack, show, unpack
 from infra.metrics.tables import MODELS
 from infra.micro import Endpoint, Micro
 from infra.settings import Settings
@@ -60,11 +60,11 @@ class Scrape:
         """The page of all edges of this address, and its content type."""
         own = await self.page.families()
         if not self._siblings:
-            return render(own, accept)
+            return await show(own, accept)
         others = await self._ask_siblings()
         pages = [labelled(own, {"edge": self._name})]
         pages += [labelled(families, {"edge": edge}) for edge, families in sorted(others.items())]
-        return render(merged(pages), accept)
+        return await show(merged(pages), accept)
 
     async def _ask_siblings(self) -> dict[str, list[Metric]]:
         """What the others say, by their names; all of them, or as many as answer in time."""

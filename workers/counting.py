@@ -1,4 +1,4 @@
-"""Counts what happens in a worker: a few counters for a request, one interval for a record, nothing for a token."""
+"""Counts what happens in a worker: a few counters for a request, next to nothing for a token."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from schemas.dispatch import Answer, Work, WorkItem
 from workers import metrics
 from workers.engines.base import EngineLoad, EngineRequest
 from workers.events import Kind, Settled
+
+TIMED_EVERY = 8
+"""One of so many records is timed: each token may be a record, and to time each one would take 1.6 µs of it, this 0.2."""
 
 
 class Counting:
@@ -48,15 +51,18 @@ class Counting:
 
     def sent(self, op: int, kind: Kind) -> None:
         """A record is on its way, perhaps not for the first time."""
-        if op not in self._sent:
+        is_timed = op % TIMED_EVERY == 0 if kind == "append" else kind == "dead"
+        if is_timed and op not in self._sent:
             self._sent[op] = kind, clock.now()
 
     def stored(self, op: int) -> None:
         """It is stored."""
-        kind, at = self._sent.pop(op, ("lease", 0.0))
+        if op not in self._sent:
+            return
+        kind, at = self._sent.pop(op)
         if kind == "append":
             self._appends.observe(clock.now() - at)
-        elif kind == "dead":
+        else:
             metrics.POISONED.inc()
             metrics.DEAD_LETTERS.inc()
 

@@ -26,7 +26,7 @@ TOKENS = TABLE.counter(
 )
 APPEND_LATENCY = TABLE.intervals(
     "penstock_append_latency_seconds",
-    "From sending a record of tokens to the broker's word that it is stored, retries included.",
+    "From sending a record of tokens to the broker's word that it is stored; of every eighth one.",
     buckets=QUICK_S,
 )
 LEASE_CONFLICTS = TABLE.counter(

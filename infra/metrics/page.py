@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import msgspec
@@ -45,7 +46,7 @@ class Page:
 
     async def render(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type, for who accepts `accept`."""
-        return render(await self.families(), accept)
+        return await show(await self.families(), accept)
 
 
 class _Families(Collector):
@@ -54,6 +55,11 @@ class _Families(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._families
+
+
+async def show(families: Iterable[Metric], accept: str) -> tuple[bytes, str]:
+    """Like `render`, in a thread: a page of many models takes tens of milliseconds, and tokens do not wait for it."""
+    return await asyncio.to_thread(render, families, accept)
 
 
 def render(families: Iterable[Metric], accept: str) -> tuple[bytes, str]:

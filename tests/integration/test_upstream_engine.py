@@ -21,6 +21,7 @@ from tests.integration.scripted_upstream import (
     words_of,
 )
 from tests.integration.worker_under_test import until
+from workers.engine_page import SaysNothing
 from workers.engines import upstream as engine_module
 from workers.engines import upstream_run
 from workers.engines.base import (
@@ -309,3 +310,16 @@ async def test_credentials_in_the_url_are_sent_and_not_shown(upstream: ScriptedU
     assert upstream.asked[0].headers["authorization"].startswith("Basic ")
     assert upstream.asked[0].path == "/v1/chat/completions?version=1"
     await driven.engine.stop()
+
+
+async def test_the_servers_metrics_are_passed_on(driven: Driven, upstream: ScriptedUpstream) -> None:
+    async def page(asked: Asked) -> None:
+        assert asked.path == "/metrics", "beside the API, not below it"
+        await asked.answer(200, b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 2\n")
+
+    upstream.then = page
+    [family] = await driven.engine.metrics()
+    assert [(sample.name, sample.value) for sample in family.samples] == [("vllm:num_requests_running", 2)]
+    upstream.then = saying(404)
+    with pytest.raises(SaysNothing):
+        await driven.engine.metrics()

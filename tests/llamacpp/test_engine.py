@@ -247,3 +247,11 @@ async def test_what_cannot_be_loaded_is_a_bad_setting(
     with pytest.raises(SettingsError, match=word):
         await engine.start(print)
     await engine.stop()
+
+
+async def test_metrics_are_its_servers(model: Path) -> None:
+    async with running(model) as engine:
+        await engine.ask(CHAT)
+        names = [family.name for family in await engine.engine.metrics()]
+        assert names
+        assert all(name.startswith("llamacpp:") for name in names)
