@@ -24,6 +24,9 @@ from schemas import subjects
 SIBLINGS_WAIT_S = 0.25
 """For the other edges; one that has died or hangs is left out of the page, and costs it no more than this."""
 
+ANSWERS_MAX = 16
+"""To siblings at the same time; who asks more often gets a page without this edge."""
+
 _log = get_logger("scrape")
 
 
@@ -93,7 +96,7 @@ class Scrape:
         return found
 
     def _on_asked(self, _subject: str, reply: str, _headers: bytes, payload: bytes) -> None:
-        if reply and payload != self._name.encode():
+        if reply and payload != self._name.encode() and len(self._answers) < ANSWERS_MAX:
             task = asyncio.create_task(self._answer(reply))
             self._answers[task] = None
             task.add_done_callback(self._on_answered)

@@ -72,6 +72,7 @@ class RoleContext:
         self._is_ready = False
         self._serving: asyncio.Future[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._page_server: PageServer | None = None
 
     def ready(self) -> None:
         """Tells whoever started this process, and the log, once, that it serves; later calls do nothing."""
@@ -87,9 +88,9 @@ class RoleContext:
     async def show_metrics(self, page: Page, first_port: int) -> None:
         """Serves `page` on the first port that is free, from this one on; 0: nowhere. Raises OSError."""
         if first_port:
-            server = PageServer(page)
-            await server.start(self.settings.host, first_port)
-            self.metrics_port = server.port
+            self._page_server = PageServer(page)
+            await self._page_server.start(self.settings.host, first_port)
+            self.metrics_port = self._page_server.port
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Runs a background task.
@@ -127,6 +128,8 @@ class RoleContext:
         """`serve` is over: what still runs in the background has no purpose any more."""
         self._notices.gone()
         self._arm_deadline()
+        if self._page_server is not None:
+            self._page_server.close()
         for task in self._background:
             task.cancel()
 

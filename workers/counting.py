@@ -13,7 +13,7 @@ from workers.engines.base import EngineLoad, EngineRequest
 from workers.events import Kind, Settled
 
 TIMED_EVERY = 8
-"""One of so many records is timed: each token may be a record, and to time each one would take 1.6 µs of it, this 0.2."""
+"""One of so many records is timed: each token may be a record, and to time all would take 1.6 µs of it, this 0.2."""
 
 
 class Counting:

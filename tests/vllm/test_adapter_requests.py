@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.vllm.adapter_under_test import CHAT, Adapter, prefixes, running
+from workers.engine_page import Measured
 from workers.engines.base import EngineFailed, EngineOutput, Prefix
 
 pytestmark = [
@@ -226,3 +227,14 @@ async def assert_idle(adapter: Adapter) -> None:
     while vllm.get_num_unfinished_requests():
         await asyncio.sleep(0.001)
     assert time.monotonic() - ended_at < CANCEL_S_MAX
+
+
+async def test_metrics_are_vllms(adapter: Adapter) -> None:
+    await adapter.answer(CHAT)
+    assert isinstance(adapter.engine, Measured)
+    said = {family.name: family.samples for family in await adapter.engine.metrics()}
+    assert all(name.startswith("vllm:") for name in said)
+    generated = [
+        one.value for one in said["vllm:generation_tokens"] if one.name == "vllm:generation_tokens_total"
+    ]
+    assert sum(generated) >= CHAT["max_tokens"]
