@@ -23,7 +23,8 @@ class OperatingSettings(ApiSettings):
     )
     nats_ca_file: str = Field(
         "",
-        description="Certificates that the broker's must come from; empty: those of the machine. Only with `tls://`.",
+        description="Certificates that the broker's must be signed by; empty: those of the machine. With it, or with "
+        "`tls://`, nothing is said in the clear.",
     )
 
     trace_sample_ratio: Share = Field(
