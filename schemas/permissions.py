@@ -68,7 +68,7 @@ class Imports(NamedTuple):
 def permissions_of(role: Role, *, inbox: str) -> Permissions:
     """Of a role's processes, whose replies come to `inbox` (a prefix)."""
     permitted = _PERMISSIONS[role]
-    return permitted._replace(subscribe=(f"{inbox}.>", subjects.SERVICES, *permitted.subscribe))
+    return permitted._replace(subscribe=(f"{inbox}.>", subjects.MICRO_ALL, *permitted.subscribe))
 
 
 def imports_of(tenant: str) -> Imports:
@@ -119,6 +119,7 @@ _EDGE = Permissions(
     publish=(
         # Requests, and what ends them.
         *(subjects.REQUESTS_ALL, subjects.CTL_ALL, subjects.CANCEL_ALL, subjects.EDGE),
+        subjects.METRICS_ALL,
         *_last(REQUESTS, OUTPUT),
         *_read(REQUESTS, OUTPUT),
         # What all edges agree on and count together.
@@ -138,7 +139,7 @@ _EDGE = Permissions(
         subjects.js_consumer("MSG.NEXT", _EDGES.stream, _EDGES.name),
         *subjects.js_acks(_EDGES.stream, _EDGES.name),
     ),
-    subscribe=(subjects.LEADER, subjects.EDGE, subjects.LIVE_ALL),
+    subscribe=(subjects.LEADER, subjects.EDGE, subjects.LIVE_ALL, subjects.METRICS_ALL),
     answers=True,
 )
 
@@ -178,7 +179,7 @@ _ADMIN = Permissions(
     # Streams, consumers, backups, dead letters and their redrive. Not the records of a log, and not the role of a
     # scheduler or worker.
     publish=(
-        *(f"{subjects.JS_API}>", subjects.SNAPSHOTS, subjects.SERVICES, subjects.REQUESTS_ALL),
+        *(f"{subjects.JS_API}>", subjects.SNAPSHOTS, subjects.MICRO_ALL, subjects.REQUESTS_ALL),
         *(subjects.kv_all(bucket) for bucket in BUCKETS),
     ),
     subscribe=(subjects.ADVISORIES,),
@@ -186,7 +187,7 @@ _ADMIN = Permissions(
 
 _OBSERVER = Permissions(
     publish=(
-        subjects.SERVICES,
+        subjects.MICRO_ALL,
         f"{subjects.JS_API}INFO",
         *(f"{subjects.JS_API}STREAM.{verb}" for verb in ("NAMES", "LIST")),
         *_info(*STREAMS),

@@ -184,6 +184,9 @@ def batch(tenant: str, batch_id: str) -> str:
     return f"{ROOT}.batch.{_key(tenant)}.{_key(batch_id)}"
 
 
+METRICS_ALL = f"{ROOT}.metrics.edge.*"
+
+
 def edge_metrics(address: str) -> str:
     """Where the edges that share an address are asked for their metrics."""
     return f"{ROOT}.metrics.edge.{_key(address)}"
@@ -288,9 +291,6 @@ ADVISORIES = "$JS.EVENT.ADVISORY.>"
 
 SNAPSHOTS = "$JS.SNAPSHOT.>"
 """Acknowledgements and chunks of a stream's backup."""
-
-SERVICES = "$SRV.>"
-"""Where services answer to PING, INFO and STATS."""
 
 INBOX = "_INBOX"
 """What the inboxes of clients begin with that were told no other prefix."""

@@ -22,8 +22,10 @@ NOBODYS = {
     "INBOX": "the beginning of inboxes: what a tenant has in its own account, and nobody in Penstock's",
     "JS_API": "the beginning of the server's API",
     "JS_ACK": "the beginning of ack subjects",
+    "REQUESTS_NAME": "what traces call all of them",
+    "REQUEST_TEMPLATE": "likewise, with names in the places of what differs",
 }
-"""What begins subjects, and is none itself."""
+"""What is no subject itself."""
 
 SUBJECTS_OF = {
     "js_stream": lambda: subjects.js_stream("INFO", OUTPUT),
@@ -34,6 +36,7 @@ SUBJECTS_OF = {
     "kv_key": lambda: subjects.kv_key("penstock_models", "sim"),
     "kv_under": lambda: subjects.kv_under("penstock_files", "acme"),
     "kv_all": lambda: subjects.kv_all("penstock_models"),
+    "micro": lambda: subjects.micro("PING", "penstock-edge"),
     "inbox_prefix": lambda: INBOX + ".>",
 }
 """Builders of more than one kind of subject: one that somebody uses."""
@@ -60,7 +63,7 @@ def lists() -> Iterator[str]:
 def known_subjects() -> Iterator[tuple[str, str]]:
     """Name and an example of every public constant and builder of `schemas.subjects`."""
     for name, value in vars(subjects).items():
-        if name.startswith(("_", "parse_", "is_")) or name == "part_number":
+        if name.startswith(("_", "parse_", "is_")) or name in ("part_number", "micro_verb"):
             continue
         if isinstance(value, str) and name.isupper():
             yield name, value
