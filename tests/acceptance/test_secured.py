@@ -4,6 +4,7 @@ to do, and the broker never has to forbid it anything."""
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from nats.aio.msg import Msg
 
 from bench.system import Process, System
 from bench.transcript import MODEL, assert_whole, client, expected, stream
+from schemas import subjects
 from tests.acceptance.raw_client import attach, body_of, cancel, post, state
-from tests.integration.secured import SecuredBroker, penstock
+from tests.integration.secured import SecuredBroker, penstock, until
 
 TOKENS = 200
 BATCH_LINES = 5
@@ -152,6 +155,29 @@ def test_the_bounds_are_counted(system: System) -> None:
     assert answer.status_code == 200
     remaining = int(answer.headers["x-ratelimit-remaining-requests"])
     assert 0 < remaining < 1000, "the broker told the sum"
+
+
+async def test_every_process_answers_the_tools_of_nats(secured: SecuredBroker, system: System) -> None:
+    async with secured.client("observer") as observer:
+        answers: list[str] = []
+
+        async def note(message: Msg) -> None:
+            answers.append(json.loads(message.data)["name"])
+
+        inbox = observer.new_inbox()
+        await observer.subscribe(inbox, cb=note)
+        await observer.publish(subjects.micro("PING"), b"", reply=inbox)
+        both = [f"penstock-{role}" for role in ("edge", "scheduler", "worker") for _ in range(2)]
+        await until(lambda: sorted(answers) == both, f"all answer; did: {answers}")
+
+
+def test_an_edge_shows_the_metrics_of_all(system: System) -> None:
+    def told() -> set[str]:
+        return set(re.findall(r'edge="([^"]+)"', httpx.get(f"{system.url}/metrics", timeout=20).text))
+
+    system.wait_until(
+        lambda: told() == {edge.id for edge in system.processes("edge")}, "both are on the page"
+    )
 
 
 def test_a_restart_of_the_broker(secured: SecuredBroker, system: System) -> None:
