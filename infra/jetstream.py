@@ -36,6 +36,7 @@ SERVICE_UNAVAILABLE = 503
 _STREAM_NOT_FOUND = 10059
 _STREAM_EXISTS = 10058
 _NO_PEERS = 10005
+_NO_META_LEADER = 10008
 _CONSUMER_NOT_FOUND = 10014
 _MESSAGE_NOT_FOUND = 10037
 _NOTHING_TO_DELETE = (10043, 10057)
@@ -200,9 +201,9 @@ class JetStream:
             return Stored(found.seq, found.subject, found.hdrs, found.data)
         if answer.error is not None and answer.error.err_code == _MESSAGE_NOT_FOUND:
             return None
-        if answer.error is not None and answer.error.err_code == _STREAM_NOT_FOUND:
+        if answer.error is not None and answer.error.err_code in (_STREAM_NOT_FOUND, _NO_META_LEADER):
             # Lost with the broker's memory, until a scheduler makes it again: nobody knows what it would say then.
-            raise BrokerAway(f"there is no stream {stream} now")
+            raise BrokerAway(f"there is no stream {stream} now, or nobody leads the cluster")
         raise BrokerRefused(f"reading {subject} from {stream}: {answer.error}")
 
     async def read(
@@ -377,7 +378,8 @@ class JetStream:
             return answer
         if error.get("err_code") in allow:
             return None
-        if error.get("err_code") == _NO_PEERS and "offline" in error.get("description", ""):
+        is_offline = error.get("err_code") == _NO_PEERS and "offline" in error.get("description", "")
+        if is_offline or error.get("err_code") == _NO_META_LEADER:
             raise BrokerAway(f"not all nodes of the cluster are there: {error['description']}")
         raise BrokerRefused(f"{subject}: {error.get('description')} ({error.get('err_code')})")
 

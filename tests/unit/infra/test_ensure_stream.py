@@ -52,6 +52,15 @@ async def test_a_cluster_whose_nodes_have_not_found_each_other_is_away() -> None
         await jetstream([NOT_FOUND], made).ensure_stream(SPEC)
 
 
+async def test_a_cluster_without_a_leader_is_away() -> None:
+    description = "JetStream system temporarily unavailable"
+    unavailable = {"error": {"code": 503, "err_code": 10008, "description": description}}
+    with pytest.raises(BrokerAway, match="temporarily unavailable"):
+        await jetstream([unavailable], unavailable).ensure_stream(SPEC)
+    with pytest.raises(BrokerAway, match="nobody leads"):
+        await jetstream([], unavailable).last(SPEC.name, "a.subject")
+
+
 async def test_a_cluster_without_room_is_no_matter_of_time() -> None:
     description = "no suitable peers for placement, insufficient storage"
     made = {"error": {"code": 400, "err_code": 10005, "description": description}}
