@@ -79,6 +79,10 @@ class CutRoutes(OnLeader):
     kind = "partition leader"
     duration_s = (1.0, 15.0)
 
+    @classmethod
+    def targets(cls, shape: Shape) -> list[str]:
+        return super().targets(shape) if shape.broker == "cluster" else []
+
     @property
     def links(self) -> list[Link]:
         return [link for pair, link in self.system.routes.items() if self._node in pair]
@@ -145,6 +149,26 @@ class StepDown(OnLeader):
             await asyncio.sleep(1.0 + 2.0 * self.step.strength)
 
 
+class LeaveNetwork(OnLeader):
+    """Its container is in no network: neither brokers nor clients reach it."""
+
+    kind = "leader leaves the network"
+    duration_s = (1.0, 15.0)
+
+    @classmethod
+    def targets(cls, shape: Shape) -> list[str]:
+        return super().targets(shape) if shape.broker == "containers" else []
+
+    async def begin(self) -> None:
+        assert self.system.containers is not None
+        await self.system.containers.cut_off(self._node)
+
+    async def end(self) -> str:
+        assert self.system.containers is not None
+        await self.system.containers.join(self._node)
+        return ""
+
+
 class LoseMajority(Nemesis):
     """kill -9 of all brokers but one."""
 
@@ -186,7 +210,7 @@ class CutAllRoutes(Nemesis):
 
     @classmethod
     def targets(cls, shape: Shape) -> list[str]:
-        return [ALL] if shape.nodes > 1 else []
+        return [ALL] if shape.broker == "cluster" else []
 
     @classmethod
     def touches(cls, target: str, shape: Shape) -> frozenset[str]:
@@ -213,6 +237,7 @@ ON_CLUSTER = (
     Isolate,
     OneWayRoutes,
     StepDown,
+    LeaveNetwork,
     LoseMajority,
     CutAllRoutes,
 )

@@ -7,17 +7,21 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import httpx
 
 from chaos.real.brokers import Node, NodeLaunch, plan_nodes, plan_routes, url_of, write_config
 from chaos.real.disks import Disk
-from chaos.real.members import CHECKOUT, Installation, Member, RoleLaunch
+from chaos.real.members import CHECKOUT, Installation, Launch, Member, RoleLaunch
 from chaos.real.proxy import CLEAR, Link
 from chaos.real.samples import sample
 from chaos.real.shape import BrokerKind, Record, Shape, System, SystemFailed
 from infra.broker import free_port
-from infra.settings import load_settings
+from infra.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from chaos.real.containers import Containers
 
 __all__ = ["BrokerKind", "Deployment", "Record", "Shape", "System", "SystemFailed"]
 
@@ -57,11 +61,14 @@ class Deployment:
             for name in shape.names(*ROLES)
         }
         """By process, then by node."""
-        self.routes, self._routes_of = plan_routes(list(self.nodes.values()) if shape.nodes > 1 else [], rng)
-        """By the names of who dials and who is dialled."""
+        self.routes, self._routes_of = plan_routes(
+            list(self.nodes.values()) if shape.broker == "cluster" else [], rng
+        )
+        """By the names of who dials and who is dialled; of child processes only."""
         self.disks: dict[str, Disk] = {}
         if shape.disk_bytes:
             self.disks = {node.name: Disk(node.directory, shape.disk_bytes) for node in self.nodes.values()}
+        self.containers: Containers | None = None
         self.members: dict[str, Member] = {}
         self._ports = {name: free_port() for name in shape.names("edge")}
         self._record = record
@@ -118,6 +125,8 @@ class Deployment:
         for disk in self.disks.values():
             if disk.is_mounted:
                 await disk.unmount()
+        if self.containers is not None:
+            await self.containers.remove()
         await self._http.aclose()
 
     async def _start(self) -> None:
@@ -126,7 +135,7 @@ class Deployment:
             await link.start()
         for disk in self.disks.values():
             await disk.mount()
-        self._add_brokers()
+        await self._add_brokers()
         await self._run("broker", within_s=BROKERS_READY_S)
         for role in ROLES:
             self._add_role(role)
@@ -135,13 +144,24 @@ class Deployment:
             sample(self.members.values(), self.monitor_urls, self._http, self._record)
         )
 
-    def _add_brokers(self) -> None:
+    async def _add_brokers(self) -> None:
         settings = load_settings({**self.shape.settings, "broker_profile": self.shape.profile})
+        if self.shape.broker == "containers":
+            # Only here: whoever runs without Docker needs no client of it.
+            from chaos.real.containers import Containers
+
+            self.containers = Containers(list(self.nodes.values()), settings, self._http)
+            await self.containers.prepare()
         for node in self.nodes.values():
             log_path = self.directory / f"{node.name}.log"
-            config = write_config(node, settings, self._routes_of.get(node.name))
-            launch = NodeLaunch(node, config, log_path, self._http)
+            launch = self._launch_of(node, settings, log_path)
             self.members[node.name] = Member(node.name, "broker", launch, log_path, self._record)
+
+    def _launch_of(self, node: Node, settings: Settings, log_path: Path) -> Launch:
+        if self.containers is not None:
+            return self.containers.launch(node)
+        config = write_config(node, settings, self._routes_of.get(node.name))
+        return NodeLaunch(node, config, log_path, self._http)
 
     def _add_role(self, role: str) -> None:
         for name in self.shape.names(role):
