@@ -22,7 +22,7 @@ from testcontainers.core.network import Network
 
 from chaos.real.brokers import CLUSTER, Node, until_healthy
 from chaos.real.members import Launch, Running
-from infra.broker import broker_config, find_nats_server
+from infra.broker import broker_config, find_nats_server, free_port
 from infra.settings import Settings
 
 CLIENT_PORT, MONITOR_PORT, ROUTE_PORT = 4222, 8222, 6222
@@ -44,6 +44,7 @@ class Containers:
         self._network = Network()
         self._containers: dict[str, DockerContainer] = {}
         self._started: dict[str, DockerContainer] = {}
+        self._routes: dict[str, str] = {}
 
     async def prepare(self) -> None:
         """Builds the image and makes the network. Raises docker.errors.DockerException."""
@@ -62,7 +63,7 @@ class Containers:
         await asyncio.to_thread(self._named_network().disconnect, self._wrapped(name))
 
     async def join(self, name: str) -> None:
-        """Puts it back under its name, if it is out."""
+        """Puts it back, if it is out."""
         await asyncio.to_thread(self._join, name)
 
     async def remove(self) -> None:
@@ -76,6 +77,9 @@ class Containers:
         (context / "Dockerfile").write_text(DOCKERFILE)
         image = DockerImage(path=str(context), tag="penstock-broker:chaos", clean_up=False).build()
         self._network.create()
+        # Published as well, and dialled at the host: its firewall may keep containers from each other.
+        (addresses,) = self._named_network().attrs["IPAM"]["Config"]
+        self._routes = {node.name: f"{addresses['Gateway']}:{free_port()}" for node in self._nodes}
         for node in self._nodes:
             node.directory.mkdir()
             (node.directory / "nats-server.conf").write_text(self._config(node))
@@ -84,7 +88,7 @@ class Containers:
                 .with_command(f"--config {STORE}/nats-server.conf")
                 .with_volume_mapping(str(node.directory), str(STORE), "rw")
                 .with_network(self._network)
-                .with_network_aliases(node.name)
+                .with_bind_ports(ROUTE_PORT, int(self._routes[node.name].rpartition(":")[2]))
                 .with_bind_ports(CLIENT_PORT, node.client[1])
                 .with_bind_ports(MONITOR_PORT, int(node.monitor_url.rpartition(":")[2]))
             )
@@ -95,7 +99,8 @@ class Containers:
         config["cluster"] = {
             "name": CLUSTER,
             "listen": f"0.0.0.0:{ROUTE_PORT}",
-            "routes": [f"nats://{other.name}:{ROUTE_PORT}" for other in self._nodes if other is not node],
+            "cluster_advertise": self._routes[node.name],
+            "routes": [f"nats://{self._routes[other.name]}" for other in self._nodes if other is not node],
             "no_advertise": True,
         }
         return json.dumps(config, indent=2) + "\n"
@@ -111,7 +116,7 @@ class Containers:
         network, container = self._named_network(), self._wrapped(name)
         container.reload()
         if network.name not in container.attrs["NetworkSettings"]["Networks"]:
-            network.connect(container, aliases=[name])
+            network.connect(container)
 
     def _remove(self) -> None:
         for container in self._started.values():
