@@ -33,6 +33,10 @@ POISONS: tuple[tuple[str, int], ...] = (
 """Faults of the simulator, with their weights."""
 
 SLOW_SHARE = 0.005
+
+READ_EVERY_S_MAX = 0.15
+"""The longest answer is read within a minute: less than the patience with clients at the end of a run."""
+
 STOPS = (" river", "gate", " stone cl", "水", "er ")
 
 POLICIES = ("detach", "grace=20", "grace=5")
@@ -136,7 +140,7 @@ def _behaves(rng: Random, drawn: Wish, tenants: tuple[str, ...]) -> Wish:
         elif leaves < 0.5:
             more["leaving"] = rng.choice(POLICIES)
         if rng.random() < 0.03:
-            more["read_every_s"] = rng.choice((0.05, 0.5))
+            more["read_every_s"] = rng.choice((0.05, READ_EVERY_S_MAX))
     others = [tenant for tenant in tenants if tenant != drawn.tenant]
     if others and rng.random() < 0.02:
         more["spy"] = rng.choice(others)
