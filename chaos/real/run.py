@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from infra.jetstream import JetStream
 from schemas.errors import BrokerAway, BrokerRefused
 from schemas.streams import REQUESTS
 
-HISTORY = "history.jsonl"
+HISTORY, SYSTEM, OLDER = "history.jsonl", "system", "older"
 TENANTS = ["ada", "bee", "cyd"]
 
 CALM_BEFORE_END_S = 10.0
@@ -97,14 +98,19 @@ class _Failures:
 async def run(order: Order) -> Path:
     """Its history. Raises SystemFailed where the system does not start or does not heal."""
     order.out.mkdir(parents=True, exist_ok=True)
+    for part in (SYSTEM, OLDER):  # what an earlier run stored would be taken for this one's
+        if (order.out / part).exists():
+            shutil.rmtree(order.out / part)
     keys_file = order.out / "keys.json"
     keys_file.unlink(missing_ok=True)
     tenants = make_tenants(keys_file, TENANTS)
     shape = _with_settings(order.shape, {"keys_file": str(keys_file.absolute())})
     history = History(order.out / HISTORY)
-    system = Deployment(shape, (order.out / "system").absolute(), history.tell, seed=order.seed)
+    system = Deployment(shape, (order.out / SYSTEM).absolute(), history.tell, seed=order.seed)
     try:
-        older = await install(order.upgrade_from, order.out / "older") if order.upgrade_from else None
+        older = (
+            await install(order.upgrade_from, (order.out / OLDER).absolute()) if order.upgrade_from else None
+        )
         roles = shape.roles
         version = " to ".join([order.upgrade_from, _version()] if older else [_version()])
         history.tell(Begun(time.time(), order.seed, shape.broker, roles, dict(order.shape.settings), version))

@@ -34,11 +34,12 @@ class MemoryLine(msgspec.Struct, frozen=True):
 
 class Series(msgspec.Struct, frozen=True):
     """Figures by second of the run; the index is the second. `tokens_stored` counts tokens in the output logs,
-    `pieces_told` what clients were sent, repeats after a reconnect included."""
+    `pieces_told` what clients were sent, repeats after a reconnect included, `asked` the connections begun."""
 
     duration_s: float
     tokens_stored: list[int]
     pieces_told: list[int]
+    asked: list[int]
     in_flight: list[int]
     faults: list[Span]
     memory: list[MemoryLine]
@@ -49,7 +50,7 @@ def series_of(lines: list[Line]) -> Series:
     begin = begin_of(lines)
     duration_s = max((line.at for line in lines), default=begin) - begin
     seconds = floor(duration_s) + 1
-    stored, told, change = [0] * seconds, [0] * seconds, [0] * (seconds + 1)
+    stored, told, asked, change = ([0] * seconds for _ in range(4))
     open_asks: set[int] = set()
     for line in lines:
         second = max(floor(line.at - begin), 0)
@@ -60,6 +61,7 @@ def series_of(lines: list[Line]) -> Series:
                 told[second] += 1
             case Asked():
                 open_asks.add(line.ask)
+                asked[second] += 1
                 change[second] += 1
             case Over() if line.ask in open_asks:
                 open_asks.remove(line.ask)
@@ -70,7 +72,8 @@ def series_of(lines: list[Line]) -> Series:
         duration_s,
         stored,
         told,
-        _sums(change[:seconds]),
+        asked,
+        _sums(change),
         spans_of(lines, begin, duration_s),
         _memory(lines, begin),
     )
@@ -103,9 +106,9 @@ def spans_of(lines: Iterable[Line], begin: float, duration_s: float) -> list[Spa
 
 def tokens_per_s(series: Series) -> dict[str, float]:
     """Means of tokens stored: before the first fault, while faults came and went, after the last one. Seconds before
-    the first request and after the last one do not count."""
-    begin = next((n for n, count in enumerate(series.in_flight) if count), 0)
-    busy = next((n for n in range(len(series.in_flight), 0, -1) if series.in_flight[n - 1]), 0)
+    somebody asked and after the last one did do not count."""
+    busy_seconds = [second for second, count in enumerate(series.asked) if count]
+    begin, busy = (busy_seconds[0], busy_seconds[-1] + 1) if busy_seconds else (0, 0)
     first = floor(min((span.start_s for span in series.faults), default=busy))
     last = floor(max((span.end_s for span in series.faults), default=busy)) + 1
     parts = {

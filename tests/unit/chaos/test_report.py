@@ -114,7 +114,7 @@ def test_requests_in_flight_go_up_and_down() -> None:
 def test_tokens_before_and_after_the_faults_leave_out_what_came_after_the_load() -> None:
     series = series_of(history(duration_s=60, faults=1))
     idle = msgspec.structs.replace(
-        series, tokens_stored=[*series.tokens_stored, *[0] * 60], in_flight=[*series.in_flight, *[0] * 60]
+        series, tokens_stored=[*series.tokens_stored, *[0] * 60], asked=[*series.asked, *[0] * 60]
     )
     assert tokens_per_s(idle) == tokens_per_s(series)
     assert set(tokens_per_s(series)) == {"before", "during", "after"}
