@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -70,7 +71,8 @@ class Deployment:
             self.disks = {node.name: Disk(node.directory, shape.disk_bytes) for node in self.nodes.values()}
         self.containers: Containers | None = None
         self.members: dict[str, Member] = {}
-        self._ports = {name: free_port() for name in shape.names("edge")}
+        self._places = {name: _place() for name in shape.names("edge")}
+        self._ports = {name: int(place.getsockname()[1]) for name, place in self._places.items()}
         self._record = record
         self._installed = installed
         self._http = httpx.AsyncClient(trust_env=False)
@@ -128,6 +130,8 @@ class Deployment:
         if self.containers is not None:
             await self.containers.remove()
         await self._http.aclose()
+        for place in self._places.values():
+            place.close()
 
     async def _start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -201,3 +205,13 @@ class Deployment:
                 await asyncio.sleep(0.02)
             for member in members:
                 member.kill()
+
+
+def _place() -> socket.socket:
+    """A port for an edge, held for the whole run: while the edge is down, somebody else would take it. Edges share
+    theirs (SO_REUSEPORT), and who does not listen gets no connections."""
+    place = socket.socket()
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    place.bind(("127.0.0.1", free_port()))
+    return place
