@@ -92,6 +92,8 @@ def _print(report: Report) -> None:
                 [f"BROKEN {finding.invariant}: {finding.what}", *[f"    {line}" for line in finding.story]]
             )
         )
+    for process in report.not_serving:
+        print(f"BROKEN: {process} did not serve again")
     for stalls in report.stalls:
         print(
             f"stalls {stalls.kind:26} p50 {stalls.p50_s:6.3f} s  p99 {stalls.p99_s:6.3f} s  of {stalls.streams}"

@@ -60,6 +60,9 @@ def _verdict(report: Report) -> str:
         word = f"{len(report.violations):,} broken promises"
         names = sorted({finding.invariant for finding in report.violations})
         told = f"Of {', '.join(names)}: their stories are below."
+    elif report.not_serving:
+        word = f"{', '.join(report.not_serving)} did not serve again"
+        told = "Everything else was as promised."
     else:
         word, told = "Nothing was checked", "A run that nobody could look into does not pass."
     state = "kept" if report.passed else "broken"

@@ -84,7 +84,8 @@ class Judgement(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """A whole run. Times in seconds, `requests` by outcome, `ends` by status and reason, `attempts` by cause,
     `tokens_per_s` before, during and after the faults. `missed` counts messages of REQUESTS that had gone before they
-    could be looked at; `queued_in_the_end` what it still held when all was settled, -1: nobody looked."""
+    could be looked at; `queued_in_the_end` what it still held when all was settled, -1: nobody looked; `not_serving`
+    names the processes that had not come back then."""
 
     format: int
     passed: bool
@@ -110,22 +111,26 @@ class Report(msgspec.Struct, frozen=True):
     processes: list[ProcessRow]
     restarts: int
     samples: int
+    not_serving: list[str]
     queued_in_the_end: int
     settled_after_s: float
 
 
 def report_of(lines: Sequence[Line], series: Series, judgement: Judgement) -> Report:
-    """A check that looked at nothing does not pass."""
+    """A check that looked at nothing does not pass, nor does a system that does not serve again."""
     begun = next((line for line in lines if isinstance(line, Begun)), None)
     settled = next((line for line in reversed(lines) if isinstance(line, Settled)), None)
     processes = _processes(lines)
+    not_serving = _not_serving(lines, settled)
     faults = [
         FaultRow(kind, targets.total(), _active_s(series, kind), dict(sorted(targets.items())))
         for kind, targets in faults_by_kind(series.faults).items()
     ]
     return Report(
         format=FORMAT,
-        passed=not judgement.violations and any(row.checked for row in judgement.invariants),
+        passed=not judgement.violations
+        and not not_serving
+        and any(row.checked for row in judgement.invariants),
         seed=begun.seed if begun else -1,
         broker=begun.broker if begun else "",
         versions=sorted({line.version for line in lines if isinstance(line, Begun)}),
@@ -148,6 +153,7 @@ def report_of(lines: Sequence[Line], series: Series, judgement: Judgement) -> Re
         processes=processes,
         restarts=sum(max(row.starts - 1, 0) for row in processes),
         samples=sum(isinstance(line, Sample) for line in lines),
+        not_serving=not_serving,
         queued_in_the_end=settled.queued if settled else -1,
         settled_after_s=settled.after_s if settled else -1.0,
     )
@@ -166,6 +172,13 @@ def _active_s(series: Series, kind: str) -> float:
             active += max(span.end_s - max(span.start_s, until), 0.0)
             until = max(until, span.end_s)
     return round(active, 3)
+
+
+def _not_serving(lines: Iterable[Line], settled: Settled | None) -> list[str]:
+    if settled is None:
+        return []
+    last = {line.process: line.what for line in lines if isinstance(line, Lived) and line.at <= settled.at}
+    return sorted(process for process, what in last.items() if what != "ready")
 
 
 def _processes(lines: Iterable[Line]) -> list[ProcessRow]:

@@ -63,12 +63,14 @@ def history(duration_s: int = 120, streams_per_s: int = 4, faults: int = 40, see
             pid = 100 * number + life
             start = AT + life * duration_s / 2
             lines.append(Lived(start, process, pid, "started"))
+            lines.append(Lived(start + 0.4, process, pid, "ready"))
             lines += [
                 Sample(start + second, process, pid, int((60 + 9 * number + second / 9) * 2**20), 30 + number)
                 for second in range(0, duration_s // 2, 5)
             ]
-            lines.append(Lived(start + duration_s / 2 - 0.5, process, pid, "ended", 0 if life else -9))
-    lines.append(Settled(AT + duration_s, 3.2, 0))
+            ended_s = duration_s / 2 - (0.0 if life else 0.5)
+            lines.append(Lived(start + ended_s, process, pid, "ended", 0 if life else -9))
+    lines.append(Settled(AT + duration_s - 0.1, 3.2, 0))
     return sorted(lines, key=lambda line: line.at)
 
 

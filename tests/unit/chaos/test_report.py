@@ -9,7 +9,7 @@ import sys
 import msgspec
 import pytest
 
-from chaos.real.history import Asked, Fault, Line, Over
+from chaos.real.history import Asked, Fault, Line, Lived, Over
 from chaos.real.page import SHOWN_MAX, page_of
 from chaos.real.plots import PlotsUnavailable, timeline
 from chaos.real.report import Finding, Report, as_json, report_of
@@ -46,6 +46,7 @@ FIELDS = {
         "ends",
         "attempts",
         "missed",
+        "not_serving",
         "queued_in_the_end",
         "settled_after_s",
     ),
@@ -125,6 +126,15 @@ def test_a_check_that_looked_at_nothing_does_not_pass(lines: list[Line]) -> None
     report = report_of(lines, series_of(lines), blind)
     assert not report.passed
     assert "Nothing was checked" in page_of(report, "")
+
+
+def test_a_process_that_does_not_serve_again_does_not_pass() -> None:
+    lines = [*history(duration_s=60, faults=0)]
+    gone = Lived(AT + 58, "edge-1", 7, "started")
+    lines.insert(-1, gone)
+    report = made(lines)
+    assert (report.passed, report.not_serving) == (False, ["edge-1"])
+    assert "edge-1 did not serve again" in page_of(report, "")
 
 
 def test_the_page_tells_the_verdict_first(lines: list[Line]) -> None:
