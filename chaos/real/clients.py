@@ -30,6 +30,9 @@ RETRY_AFTER_MAX_S = 5.0
 PAUSE_S = 0.5
 SPY_AFTER_S = 0.3
 
+REFUSALS = (429, 503, 529)
+"""Come again later. The last one is how Anthropic's dialect says the second."""
+
 NOTHING = msgspec.Raw(b"null")
 UNKNOWN = "outcome_unknown"
 DRAINING = "draining"
@@ -81,29 +84,29 @@ class Client:
         self._rid = ""
         self._last_id = ""
         self._beside: list[asyncio.Task[None]] = []
+        self._waiting: list[asyncio.Task[None]] = []
+        """Those that need the request's name."""
         self._is_known = asyncio.Event()
 
     async def run(self) -> None:
         """Returns when the client wants nothing more."""
         wish = self._wish
         if wish.cancel is not None:
-            self._also(self._cancels(wish.cancel))
+            self._waiting.append(asyncio.create_task(self._cancels(wish.cancel)))
         if wish.spy:
-            self._also(self._spies())
+            self._waiting.append(asyncio.create_task(self._spies()))
         if wish.twice is not None:
-            self._also(self._asks_twice(wish.twice))
+            self._beside.append(asyncio.create_task(self._asks_twice(wish.twice)))
         try:
             await self._pursue(wish.door, leaves_after_s=wish.leave_after_s, visits=list(wish.visits))
+            await asyncio.gather(*self._beside)
+            if self._is_known.is_set():
+                await asyncio.gather(*self._waiting)
         finally:
-            if not self._is_known.is_set():  # nobody will ever be told its name
-                for task in self._beside:
-                    task.cancel()
-            for done in await asyncio.gather(*self._beside, return_exceptions=True):
-                if isinstance(done, Exception):
-                    raise done
-
-    def _also(self, what: asyncio._CoroutineLike[None]) -> None:
-        self._beside.append(asyncio.create_task(what))
+            beside = [*self._beside, *self._waiting]
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
     async def _pursue(self, door: int, *, leaves_after_s: float | None, visits: list[Visit]) -> None:
         """Asks until there is an answer that is one; visits are the times at which it comes back after leaving."""
@@ -202,7 +205,7 @@ class Client:
                 await asyncio.sleep(PAUSE_S)
                 continue
             self._around.tell(Cancelled(time.time(), number, rid, answer.status_code))
-            if answer.status_code not in (429, 503):
+            if answer.status_code not in REFUSALS:
                 return
             await asyncio.sleep(PAUSE_S)
 
@@ -295,7 +298,7 @@ class Client:
         talk.tokens, talk.finish_reason, talk.reason = read.tokens, read.finish_reason, read.error
         if read.error == UNKNOWN:
             talk.outcome = "unknown"
-        elif answer.status_code in (429, 503):
+        elif answer.status_code in REFUSALS:
             talk.outcome = "refused"
         elif read.error:
             talk.outcome = "error"

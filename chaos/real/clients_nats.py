@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import httpx
 import msgspec
 
-from chaos.real.clients import PAUSE_S, TRIES_MAX, Surroundings
+from chaos.real.clients import PAUSE_S, REFUSALS, TRIES_MAX, Surroundings
 from chaos.real.history import Asked, Cancelled, Headed, Over, Told
 from chaos.real.workload import MODEL, Wish
 from edge.paths import request_path
@@ -206,6 +206,6 @@ class Publisher:
                 await asyncio.sleep(PAUSE_S)
                 continue
             self._around.tell(Cancelled(time.time(), wish.number, self._rid, answer.status_code))
-            if answer.status_code not in (429, 503):
+            if answer.status_code not in REFUSALS:
                 return
             await asyncio.sleep(PAUSE_S)
