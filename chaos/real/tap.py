@@ -96,16 +96,22 @@ class Tap:
         await self._bus.close()
 
     async def _until_read(self) -> None:
-        ends: dict[str, int] = {}
-        while not all(self._next.get(stream, 0) > last for stream, last in ends.items()) or not ends:
-            try:
-                ends = {stream: (await self._js.bounds(stream))[1] for stream in (REQUESTS, OUTPUT)}
-            except (BrokerAway, BrokerRefused):
-                ends = {}
-            await asyncio.sleep(LOOK_PAUSE_S)
+        for stream in (REQUESTS, OUTPUT):
+            while not await _persistent(lambda stream=stream: self._is_read(stream)):  # type: ignore[misc]
+                await asyncio.sleep(LOOK_PAUSE_S)
         for _ in range(2):  # what has gone is told at the second look
             await _persistent(self._look_for_removed)
             await asyncio.sleep(LOOK_PAUSE_S)
+
+    async def _is_read(self, stream: str) -> bool:
+        """Whether everything that is there has been told; what has gone unseen will never be."""
+        first, last = await self._js.bounds(stream)
+        due = self._next.get(stream, first)
+        if first > due:
+            if stream == REQUESTS or due > 1:  # OUTPUT does not begin at 1
+                self._tell(Missed(time.time(), stream, due, first - 1))
+            due = self._next[stream] = first
+        return due > last
 
     async def _read_requests(self) -> bool:
         """Whether there is more to read."""
