@@ -1,12 +1,12 @@
 """An independent witness: what the broker stored in REQUESTS and OUTPUT, and what left REQUESTS when.
 
-It reads both streams by sequence, by direct gets, over its own connection: there is nothing that a reconnect, a broker
-that starts again or a new leader could make it forget, and no consumer whose state could be lost. What its lines prove:
+It reads both streams by sequence, by direct gets, over connections of its own: nothing that a reconnect, a broker that
+starts again or a new leader could make it forget, and no consumer whose state could be lost. What its lines prove:
 
 - `Stored` of OUTPUT: a replica has it, at this sequence and at this time of the broker. OUTPUT keeps what it has for
   `result_ttl_s`, so the reader is late at worst and misses nothing; `finish` reads up to the leader's last sequence.
 - `Stored` of REQUESTS: the same. A message leaves this stream when it is settled, so one that lives for less than a
-  pause of the reader, or while the tap has no connection, is seen by nobody: sequences leave no holes, so each such
+  pause of the reader, or while no node answers the tap, is seen by nobody: sequences leave no holes, so each such
   message is counted in a `Missed`. What becomes of it is still to be seen in OUTPUT.
 - `Removed`: the leader says that the message is not there, twice. A leader that has been deposed and does not know it
   may say so of what it has never seen: unless an END is known, this is told when it has been so for `DOUBT_S`.
@@ -41,7 +41,8 @@ REQUESTS_PAUSE_S = 0.01
 OUTPUT_PAUSE_S = 0.05
 LOOK_PAUSE_S = 0.2
 AWAY_PAUSE_S = 0.1
-CALL_TIMEOUT_S = 2.0
+CALL_TIMEOUT_S = 0.5
+"""A node that is paused or cut off says nothing; another one is asked then."""
 
 DOUBT_S = 15.0
 """A leader that has lost its majority knows it after some ten seconds."""
@@ -53,9 +54,9 @@ BATCH = 256
 class Tap:
     """Writes lines by `tell` from `start` on until `finish` has returned."""
 
-    def __init__(self, bus: Bus, tell: Callable[[Line], None]) -> None:
-        self._bus = bus
-        self._js = JetStream(bus, timeout_s=CALL_TIMEOUT_S)
+    def __init__(self, buses: list[Bus], tell: Callable[[Line], None]) -> None:
+        self._buses = buses
+        self._nodes = [JetStream(bus, timeout_s=CALL_TIMEOUT_S) for bus in buses]
         self._tell = tell
         self._next = {OUTPUT: 1}
         self._queued: dict[int, str] = {}
@@ -68,20 +69,27 @@ class Tap:
     async def connect(
         cls, nats_url: str, tell: Callable[[Line], None], fail: Callable[[Exception], None]
     ) -> Tap:
-        """A tap of its own connection, which must not lead over links that faults are put on."""
-        return cls(await Bus.connect(nats_url, name="tap", fail=fail), tell)
+        """A tap with a connection to each of the nodes, none of which may lead over links that faults are put on."""
+        urls = nats_url.split(",")
+        return cls([await Bus.connect(url, name="tap", fail=fail) for url in urls], tell)
+
+    @property
+    def _js(self) -> JetStream:
+        """The node that answered last."""
+        return self._nodes[0]
 
     def start(self) -> None:
         """Begins to listen and to read. The streams may come later."""
-        for acks in subjects.js_acks(REQUESTS, "*"):
-            self._bus.subscribe(acks, self._on_ack)
-        self._bus.subscribe(subjects.js_stream("MSG.DELETE", REQUESTS), self._on_delete)
+        for bus in self._buses:
+            for acks in subjects.js_acks(REQUESTS, "*"):
+                bus.subscribe(acks, self._on_ack)
+            bus.subscribe(subjects.js_stream("MSG.DELETE", REQUESTS), self._on_delete)
         for read, pause_s in (
             (self._read_requests, REQUESTS_PAUSE_S),
             (self._read_output, OUTPUT_PAUSE_S),
             (self._look_for_removed, LOOK_PAUSE_S),
         ):
-            self._tasks.append(asyncio.create_task(_forever(read, pause_s), name=f"tap {read.__name__}"))
+            self._tasks.append(asyncio.create_task(self._forever(read, pause_s), name=f"tap {read.__name__}"))
 
     async def finish(self) -> None:
         """Returns when everything that is stored has been told, and closes. Raises what the readers died of, and
@@ -93,14 +101,15 @@ class Tap:
         for died in await asyncio.gather(*self._tasks, return_exceptions=True):
             if isinstance(died, Exception):
                 raise died
-        await self._bus.close()
+        for bus in self._buses:
+            await bus.close()
 
     async def _until_read(self) -> None:
         for stream in (REQUESTS, OUTPUT):
-            while not await _persistent(lambda stream=stream: self._is_read(stream)):  # type: ignore[misc]
+            while not await self._persistent(lambda stream=stream: self._is_read(stream)):  # type: ignore[misc]
                 await asyncio.sleep(LOOK_PAUSE_S)
         for _ in range(2):  # what has gone is told at the second look
-            await _persistent(self._look_for_removed)
+            await self._persistent(self._look_for_removed)
             await asyncio.sleep(LOOK_PAUSE_S)
 
     async def _is_read(self, stream: str) -> bool:
@@ -112,6 +121,22 @@ class Tap:
                 self._tell(Missed(time.time(), stream, due, first - 1))
             due = self._next[stream] = first
         return due > last
+
+    async def _forever(self, read: Callable[[], Coroutine[None, None, bool]], pause_s: float) -> None:
+        while True:
+            if not await self._persistent(read):
+                await asyncio.sleep(pause_s)
+
+    async def _persistent(self, read: Callable[[], Coroutine[None, None, bool]]) -> bool:
+        """One that got an answer, of whichever node."""
+        while True:
+            asked = self._js
+            try:
+                return await read()
+            except (BrokerAway, BrokerRefused):
+                if asked is self._js:  # another reader may have turned away from it meanwhile
+                    self._nodes.append(self._nodes.pop(0))
+                await asyncio.sleep(AWAY_PAUSE_S)
 
     async def _read_requests(self) -> bool:
         """Whether there is more to read."""
@@ -190,21 +215,6 @@ class Tap:
     def _on_asked(self, seq: int, how: str) -> None:
         if seq in self._queued or seq >= self._next.get(REQUESTS, 0):
             self._asked.setdefault(seq, (how, time.time()))
-
-
-async def _forever(read: Callable[[], Coroutine[None, None, bool]], pause_s: float) -> None:
-    while True:
-        if not await _persistent(read):
-            await asyncio.sleep(pause_s)
-
-
-async def _persistent(read: Callable[[], Coroutine[None, None, bool]]) -> bool:
-    """One that got an answer."""
-    while True:
-        try:
-            return await read()
-        except (BrokerAway, BrokerRefused):
-            await asyncio.sleep(AWAY_PAUSE_S)
 
 
 def _is_end(payload: bytes) -> bool:
