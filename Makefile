@@ -9,6 +9,8 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_PINS := constraints-vllm.txt
 # Clients that the tests drive, each in an environment of its own; the JavaScript ones need node and npm.
 CLIENTS := .clients
+# A viewer that traces are sent to.
+PHOENIX := .phoenix
 # AsyncAPI's parser, which needs node and npm as well.
 NODE := .node
 # More arguments for the command behind a target: make run ARGS="--workers 2", make test ARGS="-k relay"
@@ -23,7 +25,8 @@ DEMO_START_S := 30
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-unit test-acceptance test-chaos test-chaos-real test-slow test-integration \
   test-llamacpp test-vllm test-docker test-observability image \
-  test-clients test-api test-asyncapi docs benchmark benchmark-vllm check fmt venv venv-clients venv-vllm clean
+  test-clients test-phoenix test-api test-asyncapi docs benchmark benchmark-vllm check fmt \
+  venv venv-clients venv-phoenix venv-vllm clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -95,6 +98,9 @@ image: ## the four images; workers for another engine: make image ENGINE=vllm; a
 test-clients: $(VENV)/.installed-dev $(CLIENTS)/.installed ## official and common clients in Python and JavaScript, unchanged
 	$(BIN)/python -m pytest tests/clients $(ARGS)
 
+test-phoenix: $(VENV)/.installed-dev $(PHOENIX)/.installed ## traces of a whole system, read back from a viewer (Arize Phoenix)
+	$(BIN)/python -m pytest tests/phoenix $(ARGS)
+
 benchmark: $(VENV)/.installed-dev ## the measurements of the README; writes bench/results
 	$(BIN)/python -m bench.first_token --out bench/results/first_token.json
 	$(BIN)/python -m bench.worker_kill --kills 200 --out bench/results/worker_kill.json
@@ -126,10 +132,12 @@ venv: $(VENV)/.installed-dev ## .venv with everything for development
 
 venv-clients: $(CLIENTS)/.installed ## .clients with other people's clients, for make test-clients: needs node and npm
 
+venv-phoenix: $(PHOENIX)/.installed ## .phoenix with a viewer of traces, for make test-phoenix
+
 venv-vllm: $(VLLM_VENV)/.installed ## .venv-vllm with vLLM for CPUs and what its tests need: several GB
 
-clean: ## remove .venv, .venv-vllm, .clients, .node, caches and build results; .penstock (data) stays
-	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS) $(NODE) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## remove .venv, .venv-vllm, .clients, .phoenix, .node, caches and build results; .penstock (data) stays
+	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS) $(PHOENIX) $(NODE) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python $(VLLM_BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -144,6 +152,11 @@ $(CLIENTS)/.installed: tests/clients/requirements.txt tests/clients/requirements
 	mkdir -p $(CLIENTS)/js
 	cp tests/clients/package.json $(CLIENTS)/js/
 	cd $(CLIENTS)/js && npm install --no-package-lock --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(PHOENIX)/.installed: tests/phoenix/requirements.txt
+	$(PYTHON) -m venv $(PHOENIX)
+	$(PHOENIX)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 $(NODE)/.installed: tests/asyncapi/package.json

@@ -261,7 +261,7 @@ class Spans:
             names.LINK: ["request"] * len(traced),
             names.WORKER: offer.worker,
             names.BATCH_SEQ: offer.work.seq,
-            names.GEN_AI_REQUEST_MAX_TOKENS: bucket_of(offer.work.items[0].meta.max_tokens),
+            names.BATCH_TOKENS: bucket_of(offer.work.items[0].meta.max_tokens),
         }
         context = TraceContext(new_trace_id(), new_span_id(), is_sampled=True)
         self._batches[offer.worker, offer.work.seq] = _Batch(context, members, now, attributes)
@@ -379,7 +379,7 @@ def _of_delivery(event: events.Delivered) -> dict[str, Value]:
     return {
         names.DELIVERY: event.attempt,
         names.CLASS: event.klass,
-        names.GEN_AI_REQUEST_MODEL: event.model,
+        names.MODEL: event.model,
         names.MESSAGING_SYSTEM: names.NATS,
         names.MESSAGING_GROUP: f"{event.klass}-{event.model}",
     }

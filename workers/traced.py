@@ -251,7 +251,7 @@ def _attributes(item: WorkItem, number: int, cause: str, worker: str, who: Who) 
         names.ATTEMPT: number,
         names.CAUSE: cause,
         names.WORKER: worker,
-        names.GEN_AI_PROVIDER: who.capabilities.engine,
+        names.ENGINE: who.capabilities.engine,
     }
 
 
