@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bench.system import System
+from bench.system import Process, System
 from bench.transcript import MODEL, assert_whole, stream
 from bench.worker_kill import worker_of
 from infra import trace_names as names
@@ -23,12 +23,14 @@ from schemas.trace import context_of, root_span_id
 from tests.phoenix.viewer import PROGRAM, Phoenix, Seen, tree
 
 TOKENS = 60
+WARM_UPS_MAX = 10
+WARM_UP_S = 5.0
 PROCESS = f"process {subjects.REQUESTS_NAME}"
 PUBLISH = f"publish {subjects.REQUESTS_NAME}"
 USAGE = (names.GEN_AI_USAGE_INPUT, names.GEN_AI_USAGE_OUTPUT)
 
 pytestmark = [
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(420),
     pytest.mark.skipif(
         not PROGRAM.exists(), reason="no Phoenix in .phoenix: `make venv-phoenix` puts it there"
     ),
@@ -51,8 +53,22 @@ def system(tmp_path_factory: pytest.TempPathFactory, phoenix: Phoenix) -> Iterat
         ttft_ms=20,
         otlp_endpoint=phoenix.otlp_endpoint,
     )
+    warm_up(system, phoenix)
     yield system
     assert system.stop() == 0
+
+
+def warm_up(system: System, phoenix: Phoenix) -> None:
+    """The viewer's first calls may take it longer than a process waits for a collector: what is sent then is lost."""
+
+    def is_whole(spans: list[Seen]) -> bool:
+        return {PUBLISH, "hold", "batch", PROCESS, "lease", "ack", "deliver"} <= {span.name for span in spans}
+
+    for _ in range(WARM_UPS_MAX):
+        rid = stream(system.url, "warm", 4).rid
+        if is_whole(phoenix.spans_within(rid, WARM_UP_S, is_whole)):
+            return
+    pytest.fail("no trace arrives as a whole")
 
 
 def named(spans: list[Seen], name: str) -> list[Seen]:
@@ -82,7 +98,7 @@ def with_usage(spans: list[Seen]) -> list[Seen]:
 def test_a_request_whose_worker_is_killed_is_one_tree_with_two_attempts(
     system: System, phoenix: Phoenix
 ) -> None:
-    killed = []
+    killed: list[Process] = []
 
     def kill_once(rid: str, pieces: int) -> None:
         if pieces >= 20 and not killed:
@@ -101,7 +117,7 @@ def test_a_request_whose_worker_is_killed_is_one_tree_with_two_attempts(
     publish = one(spans, PUBLISH)
     assert publish.parent_id == one(spans, "POST /v1/chat/completions").span_id
     assert first.parent_id == second.parent_id == publish.span_id
-    assert (first.status, second.status) == ("ERROR", "OK") or second.status == "UNSET"
+    assert (first.status, second.status) == ("ERROR", "UNSET")
 
     assert str(first.attributes[names.WORKER]).startswith(killed[0].id)
     assert first.attributes[names.OUTCOME] == "lost"
