@@ -24,9 +24,8 @@ DEMO_START_S := 30
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-unit test-acceptance test-chaos test-chaos-real test-slow test-integration \
-  test-llamacpp test-vllm test-docker test-observability image \
-  test-clients test-phoenix test-api test-asyncapi docs benchmark benchmark-vllm check fmt \
-  venv venv-clients venv-phoenix venv-vllm clean
+  test-llamacpp test-vllm test-docker test-observability test-phoenix test-wheel test-clients test-api test-asyncapi \
+  image docs benchmark benchmark-vllm check fmt venv venv-clients venv-phoenix venv-vllm clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -87,6 +86,9 @@ test-vllm: $(VLLM_VENV)/.installed ## vLLM itself on the CPU, in .venv-vllm; the
 
 test-docker: $(VENV)/.installed-dev ## the images, and a system of containers; needs docker, and debootstrap for a base
 	$(BIN)/python -m pytest tests/docker $(ARGS)
+
+test-wheel: $(VENV)/.installed-dev ## wheel and source archive, and the wheel alone in an empty environment; needs the index
+	$(BIN)/python -m pytest tests/wheel $(ARGS)
 
 image: ## the four images; workers for another engine: make image ENGINE=vllm; another base: ARGS="--build-arg BASE=…"
 	for target in broker scheduler edge; do \
