@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.docker.composed import Composed
+from tests.docker.composed import HEALTHY_TIMEOUT_S, Composed
 from tests.docker.daemon import Docker, NoDocker, a_docker
 from tests.docker.images import BASE, build, make_base, make_context
 
@@ -66,6 +68,11 @@ class Running(Composed):
         self.balancers = self.start("balancer", words=["haproxy", "-W", "-db", "-f", config])
         self.wait_healthy(*self.brokers, *self.workers, *self.edges)
         self.balancer_url = self.url(self.balancers[0], 8080)
+        # It finds the edges by name, and asks each one itself.
+        deadline = time.monotonic() + HEALTHY_TIMEOUT_S
+        while httpx.get(f"{self.balancer_url}/readyz").status_code != 200:
+            assert time.monotonic() < deadline, self.logs(self.balancers[0])
+            time.sleep(0.1)
 
 
 @pytest.fixture
