@@ -59,11 +59,12 @@ def a_docker(directory: Path) -> Iterator[Docker]:
 @contextmanager
 def _own(directory: Path) -> Iterator[Docker]:
     host = f"unix://{directory}/docker.sock"
-    words = ["--data-root", directory / "data", "--exec-root", directory / "exec", "--host", host]
+    # Without the bridge of the default network: all daemons of a machine would share that one.
+    words = ["--data-root", directory / "data", "--exec-root", directory / "exec", "--bridge", "none"]
     log = directory / "dockerd.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["dockerd", *map(str, words), "--pidfile", str(directory / "dockerd.pid")],
+            ["dockerd", "--host", host, *map(str, words), "--pidfile", str(directory / "dockerd.pid")],
             stdout=output,
             stderr=output,
             # Not by Ctrl-C, before the containers are removed.

@@ -57,7 +57,14 @@ def make_context(docker: Docker, directory: Path) -> Path:
     for name in [*PINS, ".dockerignore"]:
         shutil.copy(ROOT / name, context / name)
     version = docker(
-        "run", "--rm", BASE, "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        BASE,
+        "python3",
+        "-c",
+        "import sys; print('%d.%d' % sys.version_info[:2])",
     )
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)

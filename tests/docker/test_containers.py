@@ -54,13 +54,13 @@ def test_an_image_runs_as_nobody_and_gets_signals_itself(built: Built, target: s
     assert config["User"] == "10001:10001"
     assert config["Entrypoint"][0] in ("penstock", "nats-server"), "no shell between a signal and the process"
     assert config["Healthcheck"]["Test"][0] in ("CMD", "CMD-SHELL")
-    identity = built.docker("run", "--rm", "--entrypoint", "id", image(target), "-u")
+    identity = built.docker("run", "--rm", "--network", "none", "--entrypoint", "id", image(target), "-u")
     assert identity == "10001"
 
 
 def test_an_edge_has_neither_a_broker_nor_an_installer(built: Built) -> None:
     looked = built.docker(
-        *["run", "--rm", "--entrypoint", "sh", image("edge"), "-c"],
+        *["run", "--rm", "--network", "none", "--entrypoint", "sh", image("edge"), "-c"],
         "command -v nats-server pip gcc || echo none",
     )
     assert looked == "none"
