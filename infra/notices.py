@@ -37,11 +37,12 @@ class Notices:
     def ready(self, metrics_port: int = 0) -> None:
         """It serves, and shows its metrics at that port (0: nowhere). Once. Raises OSError where the file cannot be
         written."""
+        # First: whoever is told by the other two ways may look for it.
+        self._touch()
         if self._ready_fd is not None:
             os.write(self._ready_fd, f"ready {metrics_port or ''}".strip().encode() + b"\n")
             os.close(self._ready_fd)
         self._tell_systemd("READY=1")
-        self._touch()
 
     def alive(self) -> None:
         """Its event loop turns; to be called from there, every `ALIVE_INTERVAL_S`."""

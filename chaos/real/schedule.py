@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from chaos.real.nemeses import ON_PROCESSES
 from chaos.real.nemeses_cluster import ON_CLUSTER
@@ -92,15 +93,28 @@ def _takes_the_last(step: Step, others: list[Step], shape: Shape) -> bool:
     ]
     for role in (*CLIENT_ROLES, "broker"):
         names = frozenset(shape.names(role))
-        mine = names & _disables(step, shape)
-        together = [other for other in beside if mine and names & _disables(other, shape)]
-        gone = mine.union(*(names & _disables(other, shape) for other in together))
+        together = [other for other in beside if names & _disables(other, shape)]
+        if not together or not names & _disables(step, shape):
+            continue
         # Two of three brokers are a majority; of the others one is enough.
         spare = (len(names) - 1) // 2 if role == "broker" else len(names) - 1
         allowed_s = 0.0 if role == "broker" else ROLE_OUT_S_MAX
-        if len(gone) > spare and any(_overlap_s(step, other, 0) > allowed_s for other in together):
+        if _out_s([step, *together], names, spare, shape) > allowed_s:
             return True
     return False
+
+
+def _out_s(steps: list[Step], names: frozenset[str], spare: int, shape: Shape) -> float:
+    """The longest time in which the steps put more than `spare` of `names` out of order: one step after the other may
+    keep a role out for longer than any two of them last together."""
+    longest_s = out_s = 0.0
+    for since, until in pairwise(sorted({at for step in steps for at in (step.at_s, step.until_s)})):
+        gone = frozenset[str]().union(
+            *(names & _disables(step, shape) for step in steps if step.at_s <= since < step.until_s)
+        )
+        out_s = out_s + until - since if len(gone) > spare else 0.0
+        longest_s = max(longest_s, out_s)
+    return longest_s
 
 
 def _touches(step: Step, shape: Shape) -> frozenset[str]:
