@@ -11,12 +11,13 @@ from pathlib import Path
 
 import nats.errors
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import CollectorRegistry
 
 from bench.roles import RoleProcess
 from infra.access import Access, access_of
 from infra.broker import Broker
 from infra.bus import Bus
+from infra.metrics.process import PERMISSION_VIOLATIONS
 from infra.secure.directory import read_plan
 from infra.settings import SettingsError
 from schemas import subjects
@@ -103,9 +104,12 @@ async def test_a_process_that_wants_tls_does_not_go_on_without(
 
 
 async def test_what_is_forbidden_is_counted(secured: SecuredBroker) -> None:
+    registry = CollectorRegistry()
+    registry.register(PERMISSION_VIOLATIONS)
+
     def counted(direction: str) -> float:
         labels = {"direction": direction}
-        return REGISTRY.get_sample_value("penstock_permission_violations_total", labels) or 0.0
+        return registry.get_sample_value("penstock_permission_violations_total", labels) or 0.0
 
     before = counted("publish"), counted("subscribe")
     bus = await Bus.connect(
