@@ -75,9 +75,9 @@ def imports_of(tenant: str) -> Imports:
     """Of a tenant that publishes requests itself: its requests and cancels, the live copies of its output, and the
     newest record of each subject of its logs.
 
-    No consumers: one can deliver to any subject, which would be a way out of the account; and a direct get of more than
-    one message names what it wants in its body, where no permission looks. What a tenant misses on the live subjects it
-    reads in END, or at an edge.
+    No consumers: the server takes one that names any subject of Penstock's account to deliver to (2.15.1); and a direct
+    get of more than one message names what it wants in its body, where no permission looks. What a tenant misses on the
+    live subjects it reads in END, or at an edge.
     """
     return Imports(
         services=(

@@ -144,7 +144,7 @@ def _foreign(tenant: str) -> list[str]:
         ),
         *(subjects.js_stream(verb, OUTPUT) for verb in ("INFO", "CREATE", "DELETE", "UPDATE", "PURGE")),
         subjects.js_stream("CREATE", "MINE"),
-        # Not even of its own log: a consumer may deliver to any subject.
+        # Not even of its own log: the server takes a consumer that names any subject to deliver to.
         f"{subjects.js_consumer('CREATE', OUTPUT, 'mine')}.{own_log}",
         f"{subjects.js_consumer('CREATE', OUTPUT, 'mine')}.{other_log}",
         *(subjects.js_consumer(verb, OUTPUT, "mine") for verb in ("CREATE", "INFO", "DELETE", "MSG.NEXT")),
