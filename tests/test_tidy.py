@@ -108,6 +108,8 @@ PURE = [
     "scheduler/*",
     "workers/*",
     "chaos/broker/*",
+    "chaos/real/checker/*",
+    "chaos/real/clients_events.py",
 ]
 SHELLS = [
     "edge/anthropic/endpoints.py",
