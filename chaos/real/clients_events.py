@@ -16,6 +16,9 @@ PATHS: dict[Dialect, str] = {
     "response": "/v1/responses",
 }
 
+NO_JSON = "no_json"
+"""The code of a refusal that nobody can read."""
+
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -47,6 +50,14 @@ def _event(frame: bytes) -> Event | None:
         elif name == b"data":
             data = value
     return Event(event_id, data) if data else None
+
+
+def _error_in(body: bytes) -> dict[str, Any]:
+    """What a refusal says; nobody promises that one which something else than an edge makes is JSON."""
+    try:
+        return dict(_object.decode(body).get("error") or {})
+    except msgspec.DecodeError:
+        return {"code": NO_JSON}
 
 
 @dataclass
@@ -84,10 +95,10 @@ class Answer:
     def whole(self, status: int, body: bytes) -> list[tuple[str, int, str]]:
         """Takes in an answer that is no stream, also one that refuses."""
         self.pieces = []
-        said = _object.decode(body)
         if status != 200:
-            self._fail(said.get("error") or {})
+            self._fail(_error_in(body))
             return []
+        said = _object.decode(body)
         self.is_done = True
         if self.dialect in ("chat", "completion"):
             self._chunk("", said)

@@ -7,6 +7,7 @@ from itertools import zip_longest
 
 from chaos.real.checker.evidence import ACCEPTED, Conversation, Evidence, Log, stored_at
 from chaos.real.checker.findings import Problem
+from chaos.real.clients_events import NO_JSON
 from schemas.errors import ERRORS
 from schemas.output import Tok
 
@@ -15,7 +16,10 @@ Place = tuple[int, int]
 
 START: Place = (-1, -1)
 
-NEVER_TOLD = {ERRORS[reason].code for reason in ("log_lost", "not_continuable", "internal")}
+NEVER_TOLD = {
+    *[ERRORS[reason].code for reason in ("log_lost", "not_continuable", "internal")],
+    NO_JSON,
+}
 """Codes that no client of a healthy system is told, whatever dies in it."""
 
 NOT_FOUND = ERRORS["not_found"].code
