@@ -84,7 +84,8 @@ def test_it_runs_a_command_of_ours_and_waits_for_its_drain(name: str) -> None:
     (command,) = unit["ExecStart"]
     program, _, role = command.partition(" ")
     assert program == PROGRAM
-    assert role in {one.callback.__name__ for one in app.registered_commands if one.callback}
+    commands = [one.callback.__name__ for one in app.registered_commands if one.callback]
+    assert role in [*commands, *(group.name for group in app.registered_groups)]
     assert name.startswith(f"penstock-{role}")
     assert unit["Type"] == ["notify"]
     assert unit["KillMode"] == ["mixed"]
