@@ -20,6 +20,9 @@ PACKAGES = ["python3", "python3-venv", "ca-certificates", "haproxy"]
 COPIED = ["schemas", "infra", "edge", "scheduler", "workers", "README.md", "LICENSE", "CHANGELOG.md"]
 PINS = ["pyproject.toml", "constraints.txt", "constraints-vllm.txt"]
 
+SOURCE_ONLY = ["nkeys"]
+"""Pure Python that the index has no wheels of."""
+
 
 def make_base(docker: Docker, directory: Path) -> None:
     """Imports a fresh Debian as `BASE`, unless the daemon has one. Raises NoDocker."""
@@ -69,13 +72,12 @@ def make_context(docker: Docker, directory: Path) -> Path:
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
     wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
-    subprocess.run(
-        [
-            *[sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"],
-            *["--only-binary", ":all:", "--python-version", version, "--dest", str(context / "wheels")],
-            *["--constraint", str(ROOT / "constraints.txt"), *wanted],
-        ],
-        check=True,
+    wheels = ["--constraint", str(ROOT / "constraints.txt"), "--find-links", str(context / "wheels")]
+    # For any Python, so that they are right for the base's whatever this one is.
+    _pip("wheel", "--no-deps", "--wheel-dir", str(context / "wheels"), *wheels, *SOURCE_ONLY)
+    _pip(
+        *["download", "--only-binary", ":all:", "--python-version", version],
+        *["--dest", str(context / "wheels"), *wheels, *wanted],
     )
     return context
 
@@ -88,6 +90,12 @@ def build(docker: Docker, context: Path, target: str, tag: str, **arguments: str
         *["build", "--network", "none", "--target", target, "--tag", tag, *words],
         *["--file", str(context / DOCKERFILE), str(context)],
     )
+
+
+def _pip(*words: str) -> None:
+    command = [sys.executable, "-m", "pip", words[0], "--quiet", "--disable-pip-version-check", *words[1:]]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def _mirror() -> list[str]:
