@@ -29,6 +29,8 @@ back to the queue, those being closed. Beyond it the oldest are forgotten, and l
 EVENTS_MAX = 64
 """Of one hold: a request that nobody takes is offered again and again."""
 
+_TOLD = (events.Offer, events.ForgetOffer, events.Close, events.Cancel, events.Ack, events.Nak)
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -106,11 +108,14 @@ class Spans:
                 self._heard(event, now)
             case _:
                 return
-        is_worker_gone = ""
+        if not (self._holds or self._ran or self._closing or self._batches):
+            return
+        worker_gone = ""
         for action in actions:
             if isinstance(action, events.WorkerGone):
-                is_worker_gone = action.worker
-            self._asked_for(action, is_worker_gone, now)
+                worker_gone = action.worker
+            elif isinstance(action, _TOLD):
+                self._asked_for(action, worker_gone, now)
 
     def trace_of(self, offer: events.Offer) -> str:
         """The traceparent of a batch that is offered; empty: it is not traced."""

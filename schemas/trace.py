@@ -62,7 +62,9 @@ def queued_context(tenant: str, rid: str, given: str, *, ratio: float) -> TraceC
     """Where whoever takes a request out of the queue goes on. If its publisher names no span, the trace's root is one
     that all can name: it stands for the request itself, and whoever is handed it first by the broker tells of it."""
     context = context_of(tenant, rid, given, ratio=ratio)
-    return context if context.span_id else context.at(root_span_id(tenant, rid))
+    # Of one that is not traced nobody names a span.
+    is_told = context.is_sampled and not context.span_id
+    return context.at(root_span_id(tenant, rid)) if is_told else context
 
 
 def root_span_id(tenant: str, rid: str) -> str:

@@ -62,9 +62,11 @@ class Spans:
     def expect(self, work: Work, now: float) -> dict[str, str]:
         """A batch is about to be offered: where the attempts at its traced requests would stand, by key."""
         found: dict[str, str] = {}
+        if not self._is_on:
+            return found
         ratio = self._tracer.ratio
-        batch = parse_traceparent(work.trace)
-        for item in work.items if self._is_on else ():
+        batch = parse_traceparent(work.trace) if work.trace else None
+        for item in work.items:
             if not ratio and not item.meta.traceparent:
                 continue
             published = queued_context(item.tenant, item.rid, item.meta.traceparent, ratio=ratio)
