@@ -72,10 +72,10 @@ def ack_when_fenced() -> Iterator[None]:
     """F2: a worker that lost its request to another one still settles the delivery."""
     settle = Attempt._settle
 
-    def settles(self: Attempt, outcome: Any, *settling: Action) -> list[Action]:
+    def settles(self: Attempt, outcome: Any, *settling: Action, **how: bool) -> list[Action]:
         if outcome == "fenced":
             settling = (Ack(self.item.ack),)
-        return settle(self, outcome, *settling)
+        return settle(self, outcome, *settling, **how)
 
     with replaced((Attempt, "_settle", settles)):
         yield
