@@ -160,4 +160,4 @@ class _Silent(structlog.BoundLoggerBase):
 
     def _nothing(self, *_args: object, **_fields: object) -> None: ...
 
-    debug = info = warning = error = critical = exception = _nothing
+    debug = info = warning = error = critical = exception = log = _nothing
