@@ -68,7 +68,10 @@ class Running(Composed):
         self.balancers = self.start("balancer", words=["haproxy", "-W", "-db", "-f", config])
         self.wait_healthy(*self.brokers, *self.workers, *self.edges)
         self.balancer_url = self.url(self.balancers[0], 8080)
-        # It finds the edges by name, and asks each one itself.
+        self.wait_balanced()
+
+    def wait_balanced(self) -> None:
+        """Returns when the balancer has found an edge that is ready: it asks each one itself, once a second."""
         deadline = time.monotonic() + HEALTHY_TIMEOUT_S
         while httpx.get(f"{self.balancer_url}/readyz").status_code != 200:
             assert time.monotonic() < deadline, self.logs(self.balancers[0])

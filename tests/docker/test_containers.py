@@ -111,4 +111,5 @@ def test_a_health_check_tells_the_truth(system: Running) -> None:
     system.docker("kill", "--signal", "CONT", system.workers[0])
     system.docker("start", system.brokers[0])
     system.wait_healthy(*system.brokers, *system.edges, *system.workers)
+    system.wait_balanced()
     assert_whole(stream(system.balancer_url, "again", 20), "again", 20)
