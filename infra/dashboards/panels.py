@@ -65,9 +65,12 @@ def quantiles(metric: str, by: str = "") -> list[Query]:
     ]
 
 
-def rate(metric: str, by: str = "", *, where: str = "", legend: str = "") -> Query:
+def rate(metric: str, by: str = "", *, legend: str = "") -> Query:
     """How much a counter grows in a second, over all processes."""
     grouped = f"sum by ({by})" if by else "sum"
-    return Query(
-        f"{grouped} (rate({metric}{where}[$__rate_interval]))", legend or (f"{{{{{by}}}}}" if by else "")
-    )
+    return Query(f"{grouped} (rate({metric}[$__rate_interval]))", legend or (f"{{{{{by}}}}}" if by else ""))
+
+
+def rate_of(metric: str, where: str, legend: str) -> Query:
+    """The same of the series with certain labels: a line at 0 while there has been none."""
+    return Query(f"sum (rate({metric}{where}[$__rate_interval])) or vector(0)", legend)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infra.dashboards.panels import Board, Panel, Query, Row, quantiles, rate
+from infra.dashboards.panels import Board, Panel, Query, Row, quantiles, rate, rate_of
 
 REQUESTS = "penstock_requests_total"
 FAILED = '{code!~"2.."}'
@@ -122,8 +122,8 @@ GATEWAY = Board(
                     "4xx and 5xx",
                     "Requests refused or failed, in a second.",
                     [
-                        rate(REQUESTS, where='{code=~"4.."}', legend="4xx"),
-                        rate(REQUESTS, where=BROKEN, legend="5xx"),
+                        rate_of(REQUESTS, '{code=~"4.."}', "4xx"),
+                        rate_of(REQUESTS, BROKEN, "5xx"),
                     ],
                     "reqps",
                     width=6,
@@ -132,7 +132,7 @@ GATEWAY = Board(
                     "Refused for now",
                     "Requests answered with 429 in a second, by what was full.",
                     [
-                        rate(REQUESTS, where=THROTTLED, legend="429"),
+                        rate_of(REQUESTS, THROTTLED, "429"),
                         rate("penstock_rejects_total", "reason"),
                     ],
                     "reqps",

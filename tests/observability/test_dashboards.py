@@ -47,7 +47,7 @@ QUERIES = [
 def scraped(tmp_path_factory: pytest.TempPathFactory, prometheus: str) -> Iterator[Prometheus]:
     """Scraped while all happened that a panel shows."""
     system = System(
-        tmp_path_factory.mktemp("store"), edges=2, schedulers=2, workers=2, slots=4, tenant_queue_max=40
+        tmp_path_factory.mktemp("store"), edges=2, schedulers=2, workers=2, slots=4, tenant_queue_max=70
     )
     try:
         targets = system.store / "metrics_targets.json"
@@ -61,7 +61,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, prometheus: str) -> Iterat
 
 def live(system: System, prometheus: Prometheus) -> None:
     """Load, refusals, errors, a killed worker, a killed leader, a cancel, a client that leaves, a resume, poison."""
-    with ThreadPoolExecutor(48) as clients:
+    with ThreadPoolExecutor(100) as clients:
         asked = [clients.submit(ask, system.url, {"max_tokens": 20 + number % 40}) for number in range(60)]
         asked += [clients.submit(ask, system.url, {"penstock_fault": {"crash_at_token": 0}})]
         asked += [clients.submit(leave, system.url), clients.submit(cancel, system.url)]
@@ -70,7 +70,7 @@ def live(system: System, prometheus: Prometheus) -> None:
         system.kill(system.processes("worker")[0])
         assert 200 in [one.result() for one in asked]
         leader = prometheus.wait_for("penstock_leader == 1", "one leads")[0]["metric"]["process"]
-        system.kill(next(process for process in system.processes("scheduler") if process.id == leader))
+        system.kill(next(process for process in system.processes("scheduler") if process.name == leader))
         asked = [clients.submit(ask, system.url, {"max_tokens": 5}) for _ in range(100)]
         statuses = [one.result() for one in asked]
         assert 200 in statuses
@@ -106,10 +106,11 @@ def cancel(url: str) -> int:
     with httpx.stream(
         "POST", f"{url}/v1/chat/completions", json=body({"max_tokens": 400}), timeout=60
     ) as answer:
+        lines = answer.iter_lines()
+        next(lines)
         rid = answer.headers["x-request-id"]
-        next(answer.iter_lines())
         httpx.delete(f"{url}/v1/requests/{rid}", timeout=10).raise_for_status()
-        answer.read()
+        assert list(lines)
     return 0
 
 
