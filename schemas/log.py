@@ -106,3 +106,28 @@ def strikes(entries: Iterable[Entry]) -> int:
             case _:
                 failed_before = False
     return count
+
+
+def vain_attempts(entries: Iterable[Entry]) -> int:
+    """How many attempts in a row made no new token before their engine or worker failed: `strikes`, but for the death
+    of a worker that had got on with the request.
+
+    To suspect the request that death is enough, to give it up it is not.
+    """
+    count = 0
+    has_got_on = failed_before = False
+    for _, record in entries:
+        match record:
+            case Tok():
+                count = 0
+                has_got_on, failed_before = True, False
+            case Failed():
+                count += 1
+                failed_before = True
+            case Lease():
+                is_strike = record.cause in STRIKE_CAUSES
+                count += is_strike and not failed_before and not has_got_on
+                has_got_on = failed_before = False
+            case _:
+                failed_before = False
+    return count

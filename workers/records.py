@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from schemas.dispatch import WorkItem
-from schemas.log import Entry, Fold, strikes
+from schemas.log import Entry, Fold, vain_attempts
 from schemas.output import Cause, CtlRecord, End, Failed, Handoff, Lease, Tail, Timings
 from workers.engines.base import Capabilities, EngineFailed, EngineFinished
 from workers.limits import Worker, WorkerLimits
@@ -66,7 +66,7 @@ def end_after_read(
         return _end(item, "not_continuable", "a part of the output is lost")
     if log.ids and not all(_fits(entry, capabilities) for entry in entries):
         return _end(item, "not_continuable", "the output was begun by another version of the model or engine")
-    if strikes(entries) >= limits.strikes_max:
+    if vain_attempts(entries) >= limits.strikes_max:
         message = f"the engine failed {limits.strikes_max} times in a row at this request"
         return _end(item, "poison", message)
     # Leases, not deliveries: many a delivery is given back before anybody tries it.

@@ -103,7 +103,7 @@ class Attempts:
         if not worker.lease or worker.closing or worker.lease != state.log.last_ctl:
             return False
         log = state.log.upto(worker.lease)
-        return log.strikes >= self._scope.strikes_max or log.leases > self._scope.attempts_max
+        return log.vain_attempts >= self._scope.strikes_max or log.leases > self._scope.attempts_max
 
     def _is_harmful(self, worker: Worker) -> bool:
         return self._scope.is_poison and worker.attempt <= self._scope.harms_max
@@ -234,7 +234,7 @@ class Attempts:
             toks = [place for place, record in enumerate(log.visible) if isinstance(record, Tok)]
             trailing = log.visible[toks[-1] if toks else 1 :]
             return sum(isinstance(record, Lease) for record in trailing)
-        return log.strikes
+        return log.vain_attempts
 
     def _stopped(self, state: State, index: int) -> State:
         """No sign, NAK or ack any more: somebody else has the request."""

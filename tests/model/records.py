@@ -144,9 +144,9 @@ class Log:
         return schemas_log.fold(self.entries).hole
 
     @cached_property
-    def strikes(self) -> int:
-        """How often in a row the request brought its engine or worker down."""
-        return schemas_log.strikes(self.entries)
+    def vain_attempts(self) -> int:
+        """How many attempts in a row came to nothing."""
+        return schemas_log.vain_attempts(self.entries)
 
     @cached_property
     def leases(self) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from schemas.log import Entry, fold, strikes
+import pytest
+
+from schemas.log import Entry, fold, strikes, vain_attempts
 from schemas.output import CtlRecord, Delta, End, Failed, Handoff, Lease, Tail, Tok
 
 
@@ -64,6 +66,29 @@ def test_a_failed_record_and_the_lease_after_it_are_one_strike() -> None:
     assert strikes(log(lease(), Failed("a", "boom"))) == 1
     assert strikes(log(lease(), Failed("a", "boom"), lease("engine_error"))) == 1
     assert strikes(log(lease(), Failed("a", "boom"), lease("engine_error"), Failed("b", "boom"))) == 2
+
+
+def test_a_worker_that_got_on_with_a_request_did_not_die_of_it() -> None:
+    """Seen on real processes: killed after nine tokens, then twice more beside somebody's poison, and given up."""
+    begun: list[CtlRecord | Tok] = [lease(), tok(0, "a"), lease("worker_dead")]
+    assert (strikes(log(*begun)), vain_attempts(log(*begun))) == (1, 0)
+    assert vain_attempts(log(*begun, lease("worker_dead"))) == 1
+    assert vain_attempts(log(*begun, lease("worker_dead"), lease("hung"))) == 2
+    assert vain_attempts(log(*begun, lease("worker_dead"), tok(1, "b"), lease("worker_dead"))) == 0
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [lease()],
+        [lease(), lease("worker_dead"), lease("hung")],
+        [lease(), Failed("a", "boom"), lease("engine_error"), Failed("b", "boom")],
+        [lease(), tok(0, "a"), Failed("a", "boom"), lease("engine_error")],
+        [lease(), Handoff("a", 0), lease("handoff"), lease("worker_dead")],
+    ],
+)
+def test_else_each_strike_is_an_attempt_in_vain(records: list[CtlRecord | Tok]) -> None:
+    assert vain_attempts(log(*records)) == strikes(log(*records))
 
 
 def test_restarts_and_hand_offs_are_no_strikes() -> None:

@@ -32,18 +32,19 @@ from workers.letters import ERROR_CHARS_MAX, HEADERS_BYTES_MAX
 
 BODY = b'{"prompt": "brings it down", "max_tokens": 8}'
 OLD = [
-    Entry(10, lease("old0", 1, cause="first")),
-    Entry(11, Tok(10, 0, [1, 2], [Delta("ab")])),
-    Entry(12, lease("old1", 2, cause="worker_dead")),
+    Entry(9, lease("begun", 1, cause="first")),
+    Entry(10, Tok(9, 0, [1, 2], [Delta("ab")])),
+    Entry(11, lease("old0", 2, cause="worker_dead")),
+    Entry(12, lease("old1", 3, cause="worker_dead")),
     Entry(13, Failed(nonce="old1", error="RuntimeError: x")),
-    Entry(14, lease("old2", 3, cause="engine_error")),
+    Entry(14, lease("old2", 4, cause="engine_error")),
 ]
-OWN = Entry(20, lease("w1.1", 4, cause="worker_dead"))
+OWN = Entry(20, lease("w1.1", 5, cause="worker_dead"))
 
 
 def _poisoned(harness: Harness, *entries: Entry, **changes: Any) -> Publish:
     """The dead letter of a request whose log is `entries` up to the own lease."""
-    harness.offer(item(attempt=4, ctl_seq=14, cause="worker_dead", body=BODY, **changes))
+    harness.offer(item(attempt=5, ctl_seq=14, cause="worker_dead", body=BODY, **changes))
     harness.stored(20)
     return one(harness.log(*(entries or [*OLD, OWN])), Publish)
 
@@ -83,7 +84,7 @@ def test_end_comes_after_the_letter_and_ack_after_end() -> None:
     end = _end(publish)
     assert (publish.kind, publish.expect, end.status, end.reason, end.n) == ("end", 20, "error", "poison", 2)
     actions = harness.stored(21)
-    assert one(actions, Ack).ack == f"ack.{RID}.4"
+    assert one(actions, Ack).ack == f"ack.{RID}.5"
     assert one(actions, Settled).outcome == "ended"
 
 
