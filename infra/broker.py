@@ -36,6 +36,9 @@ STOP_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 1.0
 HEALTH_POLL_S = 0.02
 
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""For addresses of this machine, which `http_proxy` would have a proxy look for on its own."""
+
 # Dead letters, batches and the key-value buckets.
 OTHER_STREAMS_BYTES = 2 * GIB
 MEMORY_BYTES = 256 * MIB
@@ -141,7 +144,7 @@ def is_healthy(monitor_url: str) -> bool:
     Blocks up to `HEALTH_TIMEOUT_S`.
     """
     try:
-        with urllib.request.urlopen(f"{monitor_url}/healthz", timeout=HEALTH_TIMEOUT_S) as response:
+        with DIRECTLY.open(f"{monitor_url}/healthz", timeout=HEALTH_TIMEOUT_S) as response:
             return bool(response.status == 200)
     except (OSError, http.client.HTTPException):
         return False

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import http.client
 import urllib.error
-import urllib.request
 
 import msgspec
+
+from infra.broker import DIRECTLY
 
 TIMEOUT_S = 1.0
 
@@ -35,7 +36,7 @@ async def varz(port: int) -> Varz | None:
 
 def _read(url: str) -> Varz | None:
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+        with DIRECTLY.open(url, timeout=TIMEOUT_S) as answer:
             return msgspec.json.decode(answer.read(), type=Varz)
     except (OSError, http.client.HTTPException, urllib.error.URLError, msgspec.DecodeError):
         return None

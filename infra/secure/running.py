@@ -7,10 +7,9 @@ import json
 import os
 import signal
 import time
-import urllib.request
 from pathlib import Path
 
-from infra.broker import HEALTH_POLL_S, HEALTH_TIMEOUT_S, BrokerError
+from infra.broker import DIRECTLY, HEALTH_POLL_S, HEALTH_TIMEOUT_S, BrokerError
 
 CONFIG_FILE = "nats.conf"
 PID_FILE = "nats-server.pid"
@@ -50,7 +49,7 @@ def _wait_until_loaded(folder: Path, before: str) -> None:
 
 
 def _loaded_at(folder: Path) -> str:
-    with urllib.request.urlopen(f"http://{_monitor(folder)}/varz", timeout=HEALTH_TIMEOUT_S) as response:
+    with DIRECTLY.open(f"http://{_monitor(folder)}/varz", timeout=HEALTH_TIMEOUT_S) as response:
         return str(json.load(response)["config_load_time"])
 
 
