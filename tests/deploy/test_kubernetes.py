@@ -106,6 +106,10 @@ def test_each_role_has_a_network_policy_for_its_ports(manifests: Manifests) -> N
     assert allowed == {
         one["metadata"]["name"]: set(_ports(one).values()) for one in manifests.of(*WORKLOADS)
     }, "what listens is reached, and nothing else is"
+    reached = manifests.named("NetworkPolicy", "scheduler")["spec"]["egress"]
+    assert [one["ports"] for one in reached] == [[{"port": 4222}]], (
+        "a scheduler reads no other machine's monitoring"
+    )
     everything = manifests.named("NetworkPolicy", "nothing")["spec"]
     assert everything == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
