@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.access.addresses import client_of, networks_of
 from infra.broker import reserved_bytes
 from infra.setting_types import GIB
 from infra.settings import load_settings
@@ -74,8 +74,15 @@ def test_its_settings_are_ours(name: str, monkeypatch: pytest.MonkeyPatch, tmp_p
         if variable.removeprefix("PENSTOCK_").lower() not in type(settings).model_fields
     ]
     assert not unknown
-    for network in settings.trusted_proxies.split():
-        ipaddress.ip_network(network)
+
+
+def test_edges_believe_the_balancer_and_no_client() -> None:
+    """A client in a network whose X-Forwarded-For is believed could name any address as its own."""
+    trusted = networks_of(settings_of(services()["edge"])["PENSTOCK_TRUSTED_PROXIES"])
+    assert trusted == networks_of(variables()["INSIDE_SUBNET"])
+    balancer = str(trusted[0][2])
+    for client in ("192.168.1.50", "10.0.0.7", "172.17.0.1"):
+        assert client_of(balancer, [f"203.0.113.9, {client}"], trusted) == client
 
 
 @pytest.mark.parametrize("name", ROLES)
