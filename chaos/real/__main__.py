@@ -13,6 +13,7 @@ import structlog
 from chaos.real import history
 from chaos.real.checker import check
 from chaos.real.disks import can_mount
+from chaos.real.endings import interruptible
 from chaos.real.judge import write_report
 from chaos.real.plots import PlotsUnavailable
 from chaos.real.report import Report
@@ -36,7 +37,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     try:
         return int(arguments.do(arguments))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return EXIT_FAILED
     except (SystemFailed, PlotsUnavailable, OSError) as error:
         print(f"chaos: {error}", file=sys.stderr)
@@ -44,6 +45,13 @@ def main() -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    # Witnesses and publishers lose their connections all the time: that is the point.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    asyncio.run(interruptible(_ordered(arguments)))
+    return _report(arguments)
+
+
+async def _ordered(arguments: argparse.Namespace) -> None:
     settings = {**SETTINGS, **dict(one.split("=", 1) for one in arguments.set)}
     shape = Shape(
         broker=BROKERS[arguments.broker],
@@ -51,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
         schedulers=arguments.schedulers,
         workers=arguments.workers,
         settings=settings,
-        disk_bytes=DISK_BYTES if asyncio.run(can_mount()) else 0,
+        disk_bytes=DISK_BYTES if await can_mount() else 0,
     )
     order = Order(
         seed=arguments.seed,
@@ -64,10 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
         clients_max=arguments.clients,
         upgrade_from=arguments.upgrade_from,
     )
-    # Witnesses and publishers lose their connections all the time: that is the point.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    asyncio.run(run(order))
-    return _report(arguments)
+    await run(order)
 
 
 def _check(arguments: argparse.Namespace) -> int:

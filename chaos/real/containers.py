@@ -21,12 +21,16 @@ from testcontainers.core.image import DockerImage
 from testcontainers.core.network import Network
 
 from chaos.real.brokers import CLUSTER, Node, until_healthy
+from chaos.real.endings import to_its_end
 from chaos.real.members import Launch, Running
 from infra.broker import broker_config, find_nats_server, free_port
 from infra.settings import Settings
 
 CLIENT_PORT, MONITOR_PORT, ROUTE_PORT = 4222, 8222, 6222
 STORE = Path("/store")
+LABEL = "penstock.chaos"
+"""Of our containers: the network that they are in."""
+
 END_POLL_S = 0.05
 DOCKERFILE = 'FROM scratch\nCOPY nats-server /nats-server\nENTRYPOINT ["/nats-server"]\n'
 
@@ -48,27 +52,27 @@ class Containers:
 
     async def prepare(self) -> None:
         """Builds the image and makes the network. Raises docker.errors.DockerException."""
-        await asyncio.to_thread(self._prepare)
+        await to_its_end(asyncio.to_thread(self._prepare))
 
     def launch(self, node: Node) -> Launch:
         """Starts the node's container, again and again on the same store."""
 
         async def start() -> Running:
-            return await asyncio.to_thread(self._start, node)
+            return await to_its_end(asyncio.to_thread(self._start, node))
 
         return start
 
     async def cut_off(self, name: str) -> None:
         """Takes a node out of the network: neither its peers nor its clients reach it."""
-        await asyncio.to_thread(self._named_network().disconnect, self._wrapped(name))
+        await to_its_end(asyncio.to_thread(self._named_network().disconnect, self._wrapped(name)))
 
     async def join(self, name: str) -> None:
         """Puts it back, if it is out."""
-        await asyncio.to_thread(self._join, name)
+        await to_its_end(asyncio.to_thread(self._join, name))
 
     async def remove(self) -> None:
         """Nothing is left of it but the image."""
-        await asyncio.to_thread(self._remove)
+        await to_its_end(asyncio.to_thread(self._remove))
 
     def _prepare(self) -> None:
         context = self._nodes[0].directory.parent / "image"
@@ -88,6 +92,7 @@ class Containers:
                 .with_command(f"--config {STORE}/nats-server.conf")
                 .with_volume_mapping(str(node.directory), str(STORE), "rw")
                 .with_network(self._network)
+                .with_kwargs(labels={LABEL: self._network.name})
                 .with_bind_ports(ROUTE_PORT, int(self._routes[node.name].rpartition(":")[2]))
                 .with_bind_ports(CLIENT_PORT, node.client[1])
                 .with_bind_ports(MONITOR_PORT, int(node.monitor_url.rpartition(":")[2]))
@@ -119,10 +124,12 @@ class Containers:
             network.connect(container)
 
     def _remove(self) -> None:
-        for container in self._started.values():
-            container.stop()
-        if self._containers:
-            self._network.remove()
+        # As Docker has them: also what was made and did not start.
+        ours = {"label": f"{LABEL}={self._network.name}"}
+        for container in self._docker.containers.list(all=True, filters=ours):
+            container.remove(force=True, v=True)
+        for network in self._docker.networks.list(names=[self._network.name]):
+            network.remove()
         self._docker.close()
 
     def _wrapped(self, name: str) -> Container:

@@ -86,6 +86,8 @@ class Member:
             self.is_ready = False
             running = self._running = await self.launch()
             self._tell("started", running.pid)
+            if self._ending:  # it was not there yet for whoever ended it
+                self.kill()
             watching = asyncio.create_task(self._watch(running))
             code = await running.wait()
             watching.cancel()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from chaos.real.disks import unmount_left
 from chaos.real.history import Begun, Fault, Line, Sample, Settled, encode
 from chaos.real.inflict import healed, inflict
 from chaos.real.nemesis import Step
@@ -99,6 +100,7 @@ async def run(order: Order) -> Path:
     """Its history. Raises SystemFailed where the system does not start."""
     order.out.mkdir(parents=True, exist_ok=True)
     for part in (SYSTEM, OLDER):  # what an earlier run stored would be taken for this one's
+        await unmount_left(order.out / part)
         if (order.out / part).exists():
             shutil.rmtree(order.out / part)
     keys_file = order.out / "keys.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import httpx
 
 from chaos.real.brokers import Node, NodeLaunch, plan_nodes, plan_routes, url_of, write_config
 from chaos.real.disks import Disk
+from chaos.real.endings import to_its_end
 from chaos.real.members import CHECKOUT, Installation, Launch, Member, RoleLaunch
 from chaos.real.proxy import CLEAR, Link
 from chaos.real.samples import sample
@@ -114,24 +116,32 @@ class Deployment:
                 await self.stop()
 
     async def stop(self) -> None:
-        """Takes every fault away and ends all processes, in the order of a drain."""
+        """Takes every fault away and ends all processes, in the order of a drain. Goes on when it is cancelled."""
+        await to_its_end(self._stop())
+
+    async def _stop(self) -> None:
         if self._sampling is not None:
             self._sampling.cancel()
-        for link in [*self.all_links, *self.routes.values()]:
-            await link.set(CLEAR)
+        # The last first; each is done, whatever becomes of the others.
+        async with contextlib.AsyncExitStack() as parts:
+            for place in self._places.values():
+                parts.callback(place.close)
+            parts.push_async_callback(self._http.aclose)
+            if self.containers is not None:
+                parts.push_async_callback(self.containers.remove)
+            for disk in self.disks.values():
+                if disk.is_mounted:
+                    parts.push_async_callback(disk.unmount)
+            for link in [*self.all_links, *self.routes.values()]:
+                parts.push_async_callback(link.stop)
+            parts.push_async_callback(self._end_all)
+            for link in [*self.all_links, *self.routes.values()]:
+                parts.push_async_callback(link.set, CLEAR)
+
+    async def _end_all(self) -> None:
         for role in STOP_ORDER:
             await self._end(self.of(role))
         await asyncio.gather(*self._tasks)
-        for link in [*self.all_links, *self.routes.values()]:
-            await link.stop()
-        for disk in self.disks.values():
-            if disk.is_mounted:
-                await disk.unmount()
-        if self.containers is not None:
-            await self.containers.remove()
-        await self._http.aclose()
-        for place in self._places.values():
-            place.close()
 
     async def _start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ AGE_S_MAX = 15.0
 """Seven times the interval at which a role touches its file."""
 
 DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Not by `http_proxy`, which Docker sets in containers where its client is told of one: a proxy's loopback is not ours."""
+"""Not by `http_proxy`, which Docker sets in containers where its client has one: a proxy's loopback is not ours."""
 
 
 def complaint(target: str) -> str:

@@ -24,7 +24,7 @@ class _Healthy(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b'{"server_id": "N"}')
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_args: object) -> None:
         pass
 
 
