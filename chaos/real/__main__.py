@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from chaos.real import history
-from chaos.real.checker import check
+from chaos.real.checker import Evidence, examine
 from chaos.real.disks import can_mount
 from chaos.real.endings import interruptible
 from chaos.real.judge import write_report
@@ -76,11 +76,14 @@ async def _ordered(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    violations = check(history.read(arguments.history))
+    evidence = Evidence(history.read(arguments.history))
+    violations = examine(evidence).violations
     for violation in violations:
         print(violation)
+    if not evidence.settled:
+        print("BROKEN: the run was cut off, what came of it in the end is not there")
     print(f"{len(violations)} broken promises")
-    return EXIT_VIOLATED if violations else 0
+    return 0 if evidence.settled and not violations else EXIT_VIOLATED
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -97,6 +100,8 @@ def _print(report: Report) -> None:
                 [f"BROKEN {finding.invariant}: {finding.what}", *[f"    {line}" for line in finding.story]]
             )
         )
+    if report.settled_after_s < 0:
+        print("BROKEN: the run was cut off, what came of it in the end is not there")
     for process in report.not_serving:
         print(f"BROKEN: {process} did not serve again")
     for stalls in report.stalls:

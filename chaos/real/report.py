@@ -117,7 +117,8 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def report_of(lines: Sequence[Line], series: Series, judgement: Judgement) -> Report:
-    """A check that looked at nothing does not pass, nor does a system that does not serve again."""
+    """A check that looked at nothing does not pass, nor does a system that does not serve again, nor a run that was cut
+    off: what it would have lost is not in its history."""
     begun = next((line for line in lines if isinstance(line, Begun)), None)
     settled = next((line for line in reversed(lines) if isinstance(line, Settled)), None)
     processes = _processes(lines)
@@ -128,7 +129,8 @@ def report_of(lines: Sequence[Line], series: Series, judgement: Judgement) -> Re
     ]
     return Report(
         format=FORMAT,
-        passed=not judgement.violations
+        passed=settled is not None
+        and not judgement.violations
         and not not_serving
         and any(row.checked for row in judgement.invariants),
         seed=begun.seed if begun else -1,

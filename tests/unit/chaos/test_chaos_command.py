@@ -44,6 +44,14 @@ def test_the_exit_code_tells_whether_a_promise_was_broken(tmp_path: Path, module
     assert "liveness: ask 1 was neither answered nor cut off" in bad.stdout
 
 
+def test_a_run_that_was_cut_off_has_not_passed(tmp_path: Path) -> None:
+    """Nobody saw what was lost or never came: a history that just ends breaks nothing."""
+    for word, path in (("check", written(tmp_path, history(10, faults=0)[0])), ("report", tmp_path)):
+        told = chaos(word, str(path))
+        assert told.returncode == EXIT_VIOLATED, told.stdout
+        assert "cut off" in told.stdout
+
+
 def test_a_report_is_written_from_a_history_alone(tmp_path: Path) -> None:
     written(tmp_path, UNANSWERED, Settled(AT + 9, 1.0, 3))
     told = chaos("report", str(tmp_path))

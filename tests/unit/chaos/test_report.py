@@ -9,7 +9,7 @@ import sys
 import msgspec
 import pytest
 
-from chaos.real.history import Asked, Fault, Line, Lived, Over
+from chaos.real.history import Asked, Fault, Line, Lived, Over, Settled
 from chaos.real.page import SHOWN_MAX, page_of
 from chaos.real.plots import PlotsUnavailable, timeline
 from chaos.real.report import Finding, Report, as_json, report_of
@@ -89,6 +89,11 @@ def test_figures_are_counted_from_the_history(lines: list[Line]) -> None:
     worker = report.processes[-1]
     assert (worker.process, worker.starts, worker.ends) == ("worker-2", 2, {"-9": 1, "0": 1})
     assert worker.rss_first_bytes < worker.rss_max_bytes
+
+
+def test_a_run_that_was_cut_off_has_not_passed(lines: list[Line]) -> None:
+    assert made(lines).passed
+    assert not made([line for line in lines if not isinstance(line, Settled)]).passed
 
 
 def test_faults_of_one_kind_at_the_same_time_are_active_once() -> None:
