@@ -11,9 +11,12 @@ import ssl
 
 from infra.logs import get_logger
 from infra.metrics.process import PERMISSION_VIOLATIONS
+from schemas import subjects
 
 FORBIDDEN_TOLD_MAX = 100
 """Different subjects that a log line is written for; what is forbidden beyond them is only counted."""
+
+JS_ACK = subjects.JS_ACK.encode()
 
 _log = get_logger("bus")
 
@@ -52,6 +55,8 @@ class BrokerErrors:
         vain: so it is said here."""
         what = line.partition(b"Violation for ")[2].strip(b"'\r\n ")
         PERMISSION_VIOLATIONS.labels("subscribe" if what.startswith(b"Sub") else "publish").inc()
+        # An ack subject settles a request for whoever has it: what it is one of is enough.
+        what = what if (ack := what.find(JS_ACK)) < 0 else what[: ack + len(JS_ACK)]
         if what in self._forbidden or len(self._forbidden) >= FORBIDDEN_TOLD_MAX:
             return
         self._forbidden[what] = None
