@@ -20,6 +20,9 @@ broker_app = typer.Typer(
     help="The embedded nats-server alone, in the foreground; or one that lets in only whom it knows."
 )
 
+PORT_MAX = 61535
+"""The node's monitoring is 4,000 above, see `infra.secure.plan`."""
+
 DirArgument = Annotated[Path, typer.Argument(help="What `init` wrote.", show_default=False)]
 TenantArgument = Annotated[str, typer.Argument(help="The tenant's key, as in subjects.", metavar="TENANT")]
 
@@ -31,7 +34,7 @@ def init(
     host: Annotated[
         list[str] | None, typer.Option(help="Name or address of the broker; may be repeated. [localhost]")
     ] = None,
-    port: Annotated[int, typer.Option(help="Its client port.", min=1, max=61535)] = 4222,
+    port: Annotated[int, typer.Option(help="Its client port.", min=1, max=PORT_MAX)] = 4222,
     cluster: Annotated[
         str,
         typer.Option(help="Three nodes instead, as `name[:port],…`.", metavar="NODES", show_default=False),
@@ -124,8 +127,10 @@ def _cluster_of(text: str, port: int) -> list[Node]:
     nodes = []
     for number, word in enumerate(text.split(","), 1):
         host, _, own_port = word.strip().partition(":")
-        if not host or not (own_port or "1").isdecimal():
-            raise BrokerError(f"--cluster {text}: {word!r} is not `name` or `name:port`")
+        if not host or not (own_port or "1").isdecimal() or not 1 <= int(own_port or port) <= PORT_MAX:
+            raise BrokerError(
+                f"--cluster {text}: {word!r} is not `name` or `name:port` with a port of at most {PORT_MAX}"
+            )
         hosts = list(dict.fromkeys([host, "localhost", "127.0.0.1"]))
         nodes.append(Node(f"broker-{number}", hosts, int(own_port or port)))
     if len(nodes) != 3:

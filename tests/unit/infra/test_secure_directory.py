@@ -139,3 +139,11 @@ def test_a_cluster_is_three_nodes(tmp_path: Path, nodes: str) -> None:
 def test_what_is_no_directory_of_ours_is_said(tmp_path: Path) -> None:
     with pytest.raises(BrokerError, match="was not made by"):
         add_tenant(tmp_path, "acme")
+
+
+@pytest.mark.parametrize("node", ["c:61536", "c:0", "c:99999", "c:x"])
+def test_a_node_s_port_leaves_room_for_its_monitoring(tmp_path: Path, node: str) -> None:
+    """nats-server would refuse the config that came of it, or listen anywhere."""
+    words = ["broker", "init", str(tmp_path / "secure"), "--secure", "--cluster", f"a,b,{node}"]
+    assert isinstance(run.invoke(app, words).exception, BrokerError)
+    assert not (tmp_path / "secure").exists()
