@@ -16,6 +16,7 @@ from infra.broker import reserved_bytes
 from infra.settings import Settings, load_settings
 from schemas.ids import model_key
 from schemas.streams import REQUESTS, consumers_of
+from tests.deploy.compose_file import DEPLOY
 from tests.deploy.manifests import (
     HAS_KUBECTL,
     K8S,
@@ -178,9 +179,10 @@ def test_a_role_finds_every_broker(manifests: Manifests) -> None:
     assert [url.hostname for url in urls] == (pods if len(pods) > 1 else ["broker"])
     assert {url.port for url in urls} == {_ports(broker)["client"]}
     profile = settings["PENSTOCK_BROKER_PROFILE"]
-    assert container_of(broker)["args"] == ["--config", f"/etc/penstock/{profile}.conf"]
+    assert container_of(broker)["args"] == ["--config", f"$(BROKER_CONFIGS)/{profile}.conf"]
     assert broker["spec"]["replicas"] == (3 if profile == "cluster" else 1)
     variables = manifests.environment(broker)
+    assert variables["BROKER_CONFIGS"] == "/etc/penstock", "the Dockerfile's"
     if profile == "cluster":
         assert json.loads(variables["BROKER_ROUTES"]) == [f"nats://{pod}:6222" for pod in pods]
     assert int(variables["BROKER_FILE_STORE"].removesuffix("GB")) * 10**9 >= reserved_bytes(load_settings())
@@ -224,6 +226,17 @@ def test_a_key_file_becomes_a_secret_of_the_edges(tmp_path: Path) -> None:
     assert file == f"{mount['mountPath']}/{next(iter(secret['data']))}"
     for one in manifests.all:
         kubernetes_validate.validate(one, VERSIONS[-1], strict=True)
+
+
+@rendering
+@pytest.mark.parametrize("name", ["cluster", "vllm-gpu"])
+def test_grafana_gets_every_dashboard(name: str) -> None:
+    dashboards = overlay(name).named("ConfigMap", "penstock-dashboards")
+    assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+    files = sorted((DEPLOY / "observability" / "grafana" / "dashboards").glob("*.json"))
+    assert dashboards["data"] == {path.name: path.read_text(encoding="utf-8") for path in files}
+    # What `kubectl apply` writes beside it, too, must fit into an annotation.
+    assert len(json.dumps(dashboards)) < 256 << 10
 
 
 def _ports(workload: Manifest) -> dict[str, int]:
