@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+
+import edge.metrics
+import scheduler.metrics
+import workers.metrics
+from infra.metrics.process import ROWS
 
 OBSERVABILITY = Path(__file__).parent.parent.parent / "infra" / "deploy" / "observability"
 RULES = OBSERVABILITY / "alerts.yml"
@@ -36,6 +42,11 @@ def always(value: float) -> str:
     return f"{value}x{STEPS}"
 
 
+def late(value: float) -> str:
+    """A series of a process that was started at the end."""
+    return f"_x{STEPS - 20} {value}x20"
+
+
 def growing(by: float) -> str:
     """A counter that grows by so much in each step."""
     return f"0+{by}x{STEPS}"
@@ -52,6 +63,7 @@ def histogram(metric: str, labels: str, *, below: str, above: str) -> dict[str, 
 
 UP = 'up{job="penstock",role="edge",instance="a"}'
 CONNECTED = 'penstock_broker_connected{role="worker",instance="a"}'
+FORBIDDEN = 'penstock_permission_violations_total{role="worker",instance="a",direction="publish"}'
 OK, BROKEN = 'penstock_requests_total{model="m",code="200"}', 'penstock_requests_total{model="m",code="500"}'
 QUEUED, WORKERS = 'penstock_queued_requests{model="m",klass="standard"}', 'penstock_model_workers{model="m"}'
 QUEUE_TIME = "penstock_request_queue_time_seconds"
@@ -144,10 +156,9 @@ ALARMS = [
     ),
     Alarm(
         "PenstockPoison",
-        {'penstock_poisoned_total{model="m"}': growing(0.1)},
-        {'penstock_poisoned_total{model="m"}': always(3)},
-        "Requests for m were given up: they brought down each worker that took them",
-        {"model": "m"},
+        {'penstock_poisoned_total{instance="a"}': growing(0.1)},
+        {'penstock_poisoned_total{instance="a"}': always(3)},
+        "Requests were given up: they brought down each worker that took them",
     ),
     Alarm(
         "PenstockAppendsSlow",
@@ -161,6 +172,20 @@ ALARMS = [
         histogram(FIRST_TOKEN, 'model="m",', below="0.1", above="0.25"),
         "First tokens of m take 7.375s",
         {"model": "m"},
+    ),
+    Alarm(
+        "PenstockForbidden",
+        {FORBIDDEN: growing(0.1)},
+        {FORBIDDEN: always(3)},
+        "The broker forbids worker a a subject that it wants",
+        {"role": "worker", "instance": "a"},
+    ),
+    Alarm(
+        "PenstockForbidden",
+        {FORBIDDEN: late(3)},
+        {FORBIDDEN: late(0)},
+        "The broker forbids worker a a subject that it wants",
+        {"role": "worker", "instance": "a"},
     ),
 ]
 
@@ -191,6 +216,31 @@ def check(alarm: Alarm, series: dict[str, str], expected: list[Any]) -> dict[str
 def test_every_alarm_has_a_test() -> None:
     groups = yaml.safe_load(RULES.read_text())["groups"]
     assert {rule["alert"] for group in groups for rule in group["rules"]} == {alarm.name for alarm in ALARMS}
+
+
+def test_an_alarm_asks_for_labels_that_its_metric_has() -> None:
+    """Else all are one, and what it says has a hole."""
+    tables = (edge.metrics.TABLE, scheduler.metrics.TABLE, workers.metrics.TABLE)
+    labels = {row.name: {*row.labels} for row in [*ROWS, *(row for table in tables for row in table.rows)]}
+    of_scrapes = {"job", "role", "instance", "le"}
+    for group in yaml.safe_load(RULES.read_text())["groups"]:
+        for rule in group["rules"]:
+            names = {name.removesuffix("_bucket") for name in re.findall(r"penstock_\w+", rule["expr"])}
+            had = of_scrapes.union(*(labels[name] for name in names))
+            asked = re.findall(r"by \(([\w, ]+)\)", rule["expr"])
+            said = re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])
+            assert {word for words in asked for word in words.split(", ")} | {*said} <= had, rule["alert"]
+
+
+def test_every_alarm_has_a_section_that_says_what_to_do() -> None:
+    page = (OBSERVABILITY.parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    _, _, alarms = page.partition("\n## Alarms\n")
+    sections = dict(re.findall(r"^### (\w+)\n\n(.+?)(?=\n#|\Z)", alarms, re.MULTILINE | re.DOTALL))
+    assert list(sections) == list(dict.fromkeys(alarm.name for alarm in ALARMS))
+    for name, says in sections.items():
+        assert len(says.split()) > 30, name
+    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", page, re.MULTILINE)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", page)) <= headings
 
 
 def test_prometheus_takes_the_configuration(promtool: str) -> None:
