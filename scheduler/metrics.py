@@ -52,6 +52,9 @@ WORKERS_LOST = TABLE.counter(
     "Workers that were taken for dead, by why: disconnected, silent or restarted.",
     "reason",
 )
+for _reason in ("disconnected", "silent", "restarted"):
+    # At 0 from the start: what begins at 1 has not grown for Prometheus, and an alarm would miss the first.
+    WORKERS_LOST.labels(_reason)
 LEADER_CANCELS = TABLE.counter(
     "penstock_leader_cancels_total",
     "Requests that the leader cancelled: asked to over NATS, or because nobody read them any more.",

@@ -85,6 +85,12 @@ def test_causes_and_waits_of_what_workers_take() -> None:
     )
 
 
+def test_the_first_lost_worker_of_a_kind_is_a_growth() -> None:
+    """A series that begins at 1 has not grown for Prometheus."""
+    for reason in ("disconnected", "silent", "restarted"):
+        assert value(metrics.WORKERS_LOST, "_total", reason=reason) is not None
+
+
 def test_ends_are_counted_as_what_they_are() -> None:
     _, counting = leading()
 
