@@ -28,6 +28,9 @@ ROWS = (
 """Names that all roles share: the first three here, the others of prometheus_client, on Linux."""
 
 PERMISSION_VIOLATIONS = Counter(ROWS[2].name, ROWS[2].meaning, ROWS[2].labels, registry=None)
+for _direction in ("publish", "subscribe"):
+    # At 0 from the start: what begins at 1 has not grown for Prometheus.
+    PERMISSION_VIOLATIONS.labels(_direction)
 
 
 def register(registry: CollectorRegistry, role: str, connected: Callable[[], bool]) -> None:
