@@ -19,7 +19,7 @@ from edge import ends
 from edge.accounts import Account
 from edge.dialect import Elapsed, Shape
 from edge.dialects import shape_of
-from edge.errors import OPENAI_ERRORS, ErrorStyle, Header, Problem, error_headers
+from edge.errors import AWAY, OPENAI_ERRORS, REFUSED, UNEXPECTED, ErrorStyle, Header, Problem, error_headers
 from edge.forecast.doorkeeper import Prospect
 from edge.gate import Settled
 from edge.measures import measured
@@ -27,6 +27,8 @@ from edge.reader import LogReader, LogSources
 from edge.readers import Leaving
 from edge.relay import Broken, Ended, Tokens
 from edge.tracing import CallTrace
+from infra.logs import get_logger
+from schemas.errors import BrokerAway, BrokerRefused
 from schemas.ids import RequestId, TenantKey
 from schemas.output import End
 from schemas.requests import View
@@ -45,7 +47,8 @@ LAST_WAIT_S = 3.0
 
 Submit = Callable[[], Awaitable[Problem | View | None]]
 """Gets a new request stored. A View: it was there already, published elsewhere, and is shown like that. A Problem ends
-the answer: `outcome_unknown` if the request may be stored all the same."""
+the answer: `outcome_unknown` if the request may be stored all the same. Raises BrokerAway and BrokerRefused where it
+is not."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class AnswerLimits:
     """For a client that still reads when its request is out of time: as long as a result is kept."""
     client_buffer_bytes_max: int
 
+
+_log = get_logger("edge")
 
 Outcome = Literal["answered", "failed", "left"]
 """How an answer ended: with a good END, with an error, or because the client was not there any more."""
@@ -146,6 +151,12 @@ class Answer(Response):
         except asyncio.CancelledError:
             if not self._cut_off:
                 raise
+        except Exception:
+            # A mistake of ours. The server logs what is raised, and would answer in words that no client reads.
+            self._problem = self._problem or UNEXPECTED
+            if not self.status_code:
+                await self._send_problem(send, self._problem)
+            raise
         finally:
             watcher.cancel()
             for timer in self._timers:
@@ -169,7 +180,15 @@ class Answer(Response):
         self._reader.pause()
         # Whoever is cut off meanwhile, as a line of a batch may be, has perhaps stored it.
         self._exists = True
-        said = await submit()
+        try:
+            said = await submit()
+        except BrokerAway:
+            said = AWAY
+        except BrokerRefused as error:
+            _log.warning(
+                "the broker refuses", tenant=self.ticket.tenant, rid=self.ticket.rid, error=str(error)
+            )
+            said = REFUSED
         self._exists = not isinstance(said, Problem) or said.reason == "outcome_unknown"
         if isinstance(said, Problem):
             self._settled = True

@@ -19,7 +19,7 @@ from edge.compat import probes
 from edge.desk import refuse
 from edge.endpoint import Endpoint
 from edge.endpoints import endpoints
-from edge.errors import AWAY, OPENAI_ERRORS, REFUSED, ErrorStyle, Problem
+from edge.errors import AWAY, OPENAI_ERRORS, REFUSED, UNEXPECTED, ErrorStyle, Problem
 from edge.openapi.pages import add_document
 from edge.problem_response import ProblemResponse
 from edge.service import Edge
@@ -28,7 +28,6 @@ from infra.logs import get_logger
 from schemas.errors import BrokerAway, BrokerRefused
 
 JSON = "application/json"
-UNEXPECTED = Problem("internal", "something went wrong on our side")
 
 _log = get_logger("edge")
 

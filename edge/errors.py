@@ -75,6 +75,7 @@ AWAY = Problem("broker_away", "the broker is away")
 NOT_STORED = Problem("broker_away", "the broker is away; the request was not stored")
 REFUSED = Problem("broker_away", "the broker cannot do this now")
 LOST = Problem("log_lost", "a record of the output log cannot be read")
+UNEXPECTED = Problem("internal", "something went wrong on our side")
 
 
 def problem_of(end: End) -> Problem | None:

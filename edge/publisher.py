@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from edge.admission import Admitted, Arrival
-from edge.errors import Problem
+from edge.errors import LOST, Problem
 from edge.lookup import Found, Lookup
 from edge.publishing import Done, Hold, Look, Publishing, Send, Step
 from edge.waiting_room import WaitingRoom, no_place
 from infra import wire
 from infra.jetstream import JetStream
 from infra.logs import get_logger
-from schemas.errors import BrokerAway
+from schemas.errors import BrokerAway, BrokerRefused
 
 _log = get_logger("publisher")
 
@@ -74,6 +74,10 @@ class Publisher:
     async def _look(self, way: Publishing, arrival: Arrival) -> tuple[Step, Found | None]:
         try:
             found = await self._lookup.find(arrival.tenant, arrival.rid)
-        except BrokerAway:
+        except (BrokerAway, BrokerRefused) as error:
+            if isinstance(error, BrokerRefused):
+                _log.warning("not looked up", tenant=arrival.tenant, rid=arrival.rid, error=str(error))
             return way.not_looked(), None
+        except ValueError:
+            return Done(LOST), None
         return way.found(None if found is None else found.fingerprint), found

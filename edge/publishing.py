@@ -98,7 +98,7 @@ class Publishing:
         return self._refused("queue_full", "the queue is full: try again later")
 
     def not_looked(self) -> Step:
-        """No answer came to a `Look`: the same id is sent again, and answered the same way."""
+        """No answer came to a `Look`, or a refusal: the same id is sent again, and answered the same way."""
         self._unanswered = True
         return Hold(RETRY_WAIT_S)
 

@@ -16,7 +16,7 @@ from edge.call import Call, Caller
 from edge.desk import refuse
 from edge.dialect import Asked, Dialect
 from edge.dialects import CHAT, COMPLETION, EMBEDDING
-from edge.errors import Problem
+from edge.errors import UNEXPECTED, Problem
 from edge.tracing import Tracing
 from edge.wishes import KEY_HEADER, ON_DISCONNECT_HEADER
 from infra.logs import get_logger
@@ -33,7 +33,6 @@ _DIALECTS: dict[Url, Dialect] = {
     "/v1/embeddings": EMBEDDING,
 }
 _STREAM = Problem("bad_request", "stream must not be true in a batch", "stream")
-_UNEXPECTED = Problem("internal", "something went wrong on our side")
 
 _log = get_logger("batches")
 
@@ -58,7 +57,7 @@ async def ask(
         raise
     except Exception:  # noqa: BLE001  # of one request, as in an HTTP server: it is logged and answered
         _log.error("a line could not be asked for", key=key, exc_info=True)
-        return await _answer(refuse(_UNEXPECTED))
+        return await _answer(refuse(UNEXPECTED))
 
 
 async def _ask(
