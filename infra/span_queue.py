@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from infra.logs import get_logger
+from infra.metrics.process import SPANS_DROPPED
 from infra.tracing import Span
 
 BATCH_SPANS_MAX = 128
@@ -41,6 +42,7 @@ class SpanQueue:
         # One for each thread: neither has to wait for the other to count.
         self._refused = 0
         self._lost = 0
+        self._shown = SPANS_DROPPED.labels(sink)
         self._waiting: deque[Span] = deque()
         self._awake = threading.Event()
         self._closing = threading.Event()
@@ -58,6 +60,7 @@ class SpanQueue:
         """Returns at once. For one thread: the event loop's."""
         if len(self._waiting) >= self._spans_max:
             self._refused += 1
+            self._shown.inc()
             return
         self._waiting.append(span)
         if not self._awake.is_set():
@@ -86,10 +89,13 @@ class SpanQueue:
             # Only this thread takes out, so what was there is there.
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_SPANS_MAX))]
             try:
-                self._lost += self._deliver(batch)
+                lost = self._deliver(batch)
             except Exception:  # noqa: BLE001  # a span nobody can encode must not end the tracing of all others
-                self._lost += len(batch)
+                lost = len(batch)
                 _log.error("spans could not be sent", sink=self._sink, exc_info=True)
+            if lost:
+                self._lost += lost
+                self._shown.inc(lost)
             self._tell()
 
     def _tell(self) -> None:

@@ -18,6 +18,13 @@ ROWS = (
         ("direction",),
         "Subjects that the broker forbade this process, by what it wanted there: publish or subscribe.",
     ),
+    Row(
+        "penstock_spans_dropped_total",
+        "counter",
+        ("sink",),
+        "Spans of traces that were dropped, by where they were to go: store or collector. Too many waited, or it "
+        "did not take them.",
+    ),
     Row("process_cpu_seconds_total", "counter", (), "CPU time of this process."),
     Row("process_resident_memory_bytes", "gauge", (), "Memory of this process, resident."),
     Row("process_virtual_memory_bytes", "gauge", (), "Memory of this process, virtual."),
@@ -25,9 +32,11 @@ ROWS = (
     Row("process_open_fds", "gauge", (), "File descriptors that this process has open."),
     Row("process_max_fds", "gauge", (), "How many it may have open."),
 )
-"""Names that all roles share: the first three here, the others of prometheus_client, on Linux."""
+"""Names that all roles share: the first four here, the others of prometheus_client, on Linux."""
 
-PERMISSION_VIOLATIONS = Counter(ROWS[2].name, ROWS[2].meaning, ROWS[2].labels, registry=None)
+PERMISSION_VIOLATIONS, SPANS_DROPPED = (
+    Counter(row.name, row.meaning, row.labels, registry=None) for row in ROWS[2:4]
+)
 for _direction in ("publish", "subscribe"):
     # At 0 from the start: what begins at 1 has not grown for Prometheus.
     PERMISSION_VIOLATIONS.labels(_direction)
@@ -39,6 +48,7 @@ def register(registry: CollectorRegistry, role: str, connected: Callable[[], boo
     build.labels(release(), role).set(1)
     broker.set_function(lambda: float(connected()))
     registry.register(PERMISSION_VIOLATIONS)
+    registry.register(SPANS_DROPPED)
     ProcessCollector(registry=registry)
 
 

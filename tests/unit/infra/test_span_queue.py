@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from prometheus_client import CollectorRegistry
+
+from infra.metrics.process import register
 from infra.span_queue import BATCH_SPANS_MAX, SpanQueue
 from infra.tracing import Span
 from tests.unit.infra.spans import span
@@ -109,3 +112,28 @@ def test_a_sink_that_hangs_does_not_keep_the_process() -> None:
     assert not queue.join(0.05)
     sink.open.set()
     assert queue.join(WITHIN_S)
+
+
+def test_what_was_dropped_stands_on_every_processs_page() -> None:
+    registry = CollectorRegistry()
+    register(registry, "edge", lambda: True)
+    sink = Sink()
+
+    def shown() -> float | None:
+        return registry.get_sample_value("penstock_spans_dropped_total", {"sink": "shown"})
+
+    def deliver(spans: Sequence[Span]) -> int:
+        sink.deliver(spans)
+        return len(spans)
+
+    queue = SpanQueue("shown", deliver, spans_max=1)
+    assert shown() == 0, "a rate needs a beginning"
+    queue.put(span(1))
+    assert sink.busy.wait(WITHIN_S)
+    queue.put(span(2))
+    queue.put(span(3))
+    assert shown() == 1
+    sink.open.set()
+    queue.close()
+    assert queue.join(WITHIN_S)
+    assert shown() == queue.dropped == 3
