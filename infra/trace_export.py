@@ -25,8 +25,9 @@ from infra.trace_names import SCOPE, SERVICE_INSTANCE, SERVICE_NAME, SERVICE_VER
 from infra.tracing import Span, unix_offset_ns
 from schemas.trace import TraceContext
 
-EXPORT_TIMEOUT_S = 2.0
-"""All tries of one batch: a collector that takes longer is away, and what waits behind it would be dropped."""
+EXPORT_TIMEOUT_S = 10.0
+"""All tries of one batch, OpenTelemetry's own default: a collector that starts or is slow to warm up gets what waits
+for it, as far as the queue holds it. A process that stops does not wait for this, see `CLOSE_S`."""
 
 
 class Converter:

@@ -130,3 +130,15 @@ def test_a_process_without_a_collector_does_not_load_the_exporter(tmp_path: Path
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ}, check=False).returncode == 0
+
+
+def test_a_collector_that_starts_after_us_gets_everything(tmp_path: Path, collector: Collector) -> None:
+    collector.status = 503
+    tracer = tracer_of(tmp_path, otlp_endpoint=collector.endpoint)
+    for number in range(1, 301):
+        tracer.emit(span(number))
+    # Time passes: what was tried meanwhile must not be given up.
+    time.sleep(2.5)
+    collector.status = 200
+    collector.wait_for(300)
+    tracer.close()
