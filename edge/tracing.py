@@ -117,7 +117,7 @@ class CallTrace:
         if self._given is None and self._published_at is None:
             self._belongs(request)
         # Of one that has gone and says nothing, nobody knows who was its root.
-        if found.traceparent or found.queued:
+        if request.span_id and (found.traceparent or found.queued):
             self._links.append(request)
         self._about(tenant, rid)
 
