@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from schemas.trace import short_traceparent
+
 Klass = Literal["interactive", "standard", "batch"]
 CHOICES_MAX = 128
 """Choices a request may ask for, as OpenAI's API has it."""
@@ -128,7 +130,7 @@ def parse_meta(headers: Mapping[str, str]) -> RequestMeta | InvalidMeta:
             grace_s=float(headers[GRACE_S]) if GRACE_S in headers else None,
             view=_view.decode(headers[VIEW]) if VIEW in headers else None,
             edge=headers.get(EDGE, ""),
-            traceparent=headers.get(TRACEPARENT, ""),
+            traceparent=short_traceparent(headers.get(TRACEPARENT, "")),
         )
     except ValueError as error:
         return InvalidMeta(f"a Penstock header cannot be read: {error}")

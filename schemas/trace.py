@@ -14,6 +14,8 @@ from typing import NamedTuple
 # https://www.w3.org/TR/trace-context/#traceparent-header: later versions may only append.
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _INVALID_VERSION = "ff"
+_TRACEPARENT_CHARS = 55
+"""Of version 00."""
 _SAMPLED = 0x01
 
 
@@ -46,6 +48,14 @@ def traceparent(context: TraceContext) -> str:
     """The header's value; `context` names a span."""
     assert context.span_id, "a trace without a span has no traceparent"
     return f"00-{context.trace_id}-{context.span_id}-{int(context.is_sampled):02x}"
+
+
+def short_traceparent(given: str) -> str:
+    """What is remembered of a header: a publisher may send any number of bytes as one. Empty: it counts as not sent."""
+    if len(given) <= _TRACEPARENT_CHARS:
+        return given
+    context = parse_traceparent(given)
+    return "" if context is None else traceparent(context)
 
 
 def context_of(tenant: str, rid: str, given: str, *, ratio: float) -> TraceContext:

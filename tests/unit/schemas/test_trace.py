@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.requests import TRACEPARENT, RequestMeta, parse_meta
 from schemas.trace import (
     TraceContext,
     context_of,
@@ -75,3 +76,20 @@ def test_everybody_names_the_same_root_of_a_request_without_a_context() -> None:
     assert parse_traceparent(traceparent(context)) == context
     assert context.span_id not in (context.trace_id[:16], context.trace_id[16:], root_span_id("u", "r"))
     assert queued_context("t", "r", GIVEN, ratio=0) == parse_traceparent(GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("", ""),
+        (f"00-{'a' * 32}-{'b' * 16}-01", f"00-{'a' * 32}-{'b' * 16}-01"),
+        (f"01-{'a' * 32}-{'b' * 16}-01-{'x' * 100_000}", f"00-{'a' * 32}-{'b' * 16}-01"),
+        ("x" * 100_000, ""),
+        ("ü" * 100, ""),
+    ],
+)
+def test_of_a_publishers_header_no_more_is_kept_than_it_says(sent: str, kept: str) -> None:
+    meta = parse_meta({TRACEPARENT: sent})
+    assert isinstance(meta, RequestMeta)
+    assert meta.traceparent == kept
+    assert context_of("t", "r", sent, ratio=1) == context_of("t", "r", kept, ratio=1)
