@@ -75,7 +75,7 @@ def write_state(directory: Path, state: StoreState) -> None:
 def write_targets(directory: Path, targets: list[MetricsTarget]) -> None:
     """Replaces the list for Prometheus, likewise, if it has changed."""
     path = directory / TARGETS_FILE
-    if not path.exists() or msgspec.json.decode(path.read_bytes(), type=list[MetricsTarget]) != targets:
+    if not path.exists() or path.read_bytes() != _encode(targets):
         _replace(path, targets)
 
 
@@ -95,8 +95,12 @@ def read_state(directory: Path) -> StoreState | None:
 
 def _replace(path: Path, content: object) -> None:
     fresh = path.with_name(f"{path.name}.new")
-    fresh.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+    fresh.write_bytes(_encode(content))
     fresh.replace(path)
+
+
+def _encode(content: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(content)) + b"\n"
 
 
 def is_running(pid: int) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from infra.store import (
+    TARGETS_FILE,
+    MetricsTarget,
     ProcessState,
     StoreInUseError,
     StoreState,
@@ -16,6 +18,7 @@ from infra.store import (
     read_state,
     remove_state,
     write_state,
+    write_targets,
 )
 
 STATE = StoreState(
@@ -54,3 +57,20 @@ def test_is_running() -> None:
     assert not is_running(child), "a zombie does not run"
     os.waitpid(child, 0)
     assert not is_running(child)
+
+
+def test_targets_are_written_again_only_if_they_changed(tmp_path: Path) -> None:
+    path = tmp_path / TARGETS_FILE
+    targets = [MetricsTarget(["127.0.0.1:1"], {"role": "edge"})]
+    write_targets(tmp_path, targets)
+    first = path.stat().st_ino
+    write_targets(tmp_path, targets)
+    assert path.stat().st_ino == first, "Prometheus reads a file anew when it is replaced"
+    write_targets(tmp_path, [])
+    assert path.read_bytes() == b"[]\n"
+
+
+def test_a_list_that_a_crash_left_behind_does_not_stop_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / TARGETS_FILE).write_bytes(b"")
+    write_targets(tmp_path, [])
+    assert (tmp_path / TARGETS_FILE).read_bytes() == b"[]\n"
