@@ -157,6 +157,10 @@ class Core:
         known = self._models.get(ModelKey(model))
         return 0 if known is None else known.window.held
 
+    def is_dead(self, worker: WorkerId, now: float) -> bool:
+        """Whether a worker that once was there is not any more."""
+        return self._fleet.is_dead(worker, now)
+
     def model_of(self, worker: WorkerId) -> str | None:
         """The name of the model that a live worker serves."""
         known = self._fleet.get(worker)

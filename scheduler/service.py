@@ -69,7 +69,7 @@ class SchedulerService:
         self._figures = Figures(js, context.settings, lambda: self._core.leading and self._bus.connected)
         self._cancels = Endpoint("cancel", subjects.CANCEL_ALL)
         self._micro = Micro(js.bus, "scheduler", context.id, self._cancels)
-        self._spans = Spans(context.tracer, context.id)
+        self._spans = Spans(context.tracer, context.id, self._core.is_dead)
         self._calls = BrokerCalls(js, self._handle)
         self._quota_calls = QuotaCalls(js, self._handle)
         self._leadership = Leadership(

@@ -6,8 +6,7 @@ that is not traced costs a comparison when it is delivered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from infra import trace_names as names
@@ -16,9 +15,10 @@ from scheduler import events, quota_events
 from scheduler.backlog import bucket_of
 from scheduler.events import Action, Event
 from scheduler.holding import Name
+from scheduler.traced import Batch, Closing, Hold, Ran, lost
 from schemas import subjects
 from schemas.ids import WorkerId
-from schemas.output import End
+from schemas.output import End, Lease
 from schemas.requests import InvalidMeta
 from schemas.trace import TraceContext, queued_context, root_span_id, traceparent
 
@@ -26,74 +26,26 @@ KEPT_MAX = 4096
 """Requests of which it is remembered where they stand in their traces: those held, those that workers took, those given
 back to the queue, those being closed. Beyond it the oldest are forgotten, and less is told of them."""
 
-EVENTS_MAX = 64
-"""Of one hold: a request that nobody takes is offered again and again."""
-
 _TOLD = (events.Offer, events.ForgetOffer, events.Close, events.Cancel, events.Ack, events.Nak)
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-@dataclass(slots=True)
-class _Hold:
-    """A traced delivery that is held here; `context` is the one that the request was published in. It does not keep the
-    request: one that the core has let go may stay here for a while."""
-
-    name: Name
-    context: TraceContext
-    ack: str
-    since: float
-    stream_seq: int
-    attributes: dict[str, Value]
-    cause: str = ""
-    events: list[SpanEvent] = field(default_factory=list)
-
-    def note(self, what: str, at: float, **attributes: Value) -> None:
-        """Something happened."""
-        if len(self.events) < EVENTS_MAX:
-            self.events.append(
-                SpanEvent(what, at, {f"penstock.{key}": attributes[key] for key in attributes})
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class _Ran:
-    """A request that a worker took."""
-
-    context: TraceContext
-    stream_seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    context: TraceContext
-    members: list[tuple[Name, TraceContext | None]]
-    """All requests of it; those that are traced with the context they were published in."""
-    since: float
-    attributes: dict[str, Value]
-
-
-@dataclass(frozen=True, slots=True)
-class _Closing:
-    context: TraceContext
-    end: End
-    since: float
-
-
 class Spans:
-    """Watches one scheduler's core."""
+    """Watches one scheduler's core. `is_dead`: whether a worker is not there any more."""
 
-    def __init__(self, tracer: Tracer, scheduler: str) -> None:
+    def __init__(self, tracer: Tracer, scheduler: str, is_dead: Callable[[WorkerId, float], bool]) -> None:
+        self._is_dead = is_dead
         self._tracer = tracer
         self._is_on = not isinstance(tracer, NoTracer)
         self._scheduler = scheduler
-        self._holds: dict[Name, _Hold] = {}
-        self._by_ack: dict[str, _Hold] = {}
-        self._ran: dict[Name, _Ran] = {}
+        self._holds: dict[Name, Hold] = {}
+        self._by_ack: dict[str, Hold] = {}
+        self._ran: dict[Name, Ran] = {}
         self._returned: dict[Name, float] = {}
-        self._batches: dict[tuple[WorkerId, int], _Batch] = {}
-        self._closing: dict[Name, _Closing] = {}
+        self._batches: dict[tuple[WorkerId, int], Batch] = {}
+        self._closing: dict[Name, Closing] = {}
 
     def saw(self, event: Event, actions: Sequence[Action], now: float) -> None:
         """What the core was told, and what it asked for."""
@@ -141,7 +93,7 @@ class Spans:
         old = self._holds.get(name)
         if old is not None and old.stream_seq != event.stream_seq:
             return  # Queued twice: this one is given back.
-        is_known = self._ran.pop(name, None) is not None
+        ran = self._ran.pop(name, None)
         returned_at = self._returned.pop(name, None)
         if old is not None:
             del self._by_ack[old.ack]
@@ -151,12 +103,14 @@ class Spans:
             return
         attributes = _of_delivery(event)
         queued_at = now - event.age_s if event.attempt == 1 else returned_at
-        if event.attempt == 1 or not (is_known or returned_at):
+        if event.attempt == 1 or not (ran or returned_at):
             # Whoever was handed it before may have died of it. Said twice, it is still the same span.
             self._root(name, context, now - event.age_s)
         if queued_at is not None:
             self._part(name, context, "queue", queued_at, now, attributes=attributes)
-        hold = _Hold(name, context, event.ack, now, event.stream_seq, attributes)
+        hold = Hold(
+            name, context, event.ack, now, event.stream_seq, attributes, None if ran is None else ran.since
+        )
         forgotten = _keep(self._holds, name, hold)
         if forgotten is not None:
             del self._by_ack[forgotten.ack]
@@ -168,7 +122,13 @@ class Spans:
                 self._answered(worker, seq, answers, now)
             case events.OfferFailed(worker, seq):
                 self._offer_failed(worker, seq, "no answer", now)
-            case events.CtlRead(tenant, rid) | events.HistoryRead(tenant, rid):
+            case events.CtlRead(tenant, rid, entry):
+                hold = self._holds.get((tenant, rid))
+                if hold is not None:
+                    record = None if entry is None else entry.record
+                    hold.lease = record if isinstance(record, Lease) else None
+                    hold.note("log read", now)
+            case events.HistoryRead(tenant, rid):
                 hold = self._holds.get((tenant, rid))
                 if hold is not None:
                     hold.note("log read", now)
@@ -201,7 +161,7 @@ class Spans:
                 hold.note("refused", now, worker=worker, reason=answer)
                 continue
             if answer != "done":
-                _keep(self._ran, name, _Ran(hold.context, hold.stream_seq))
+                _keep(self._ran, name, Ran(hold.context, hold.stream_seq, now))
             self._let_go(hold, answer, now, {names.WORKER: worker, names.CAUSE: hold.cause})
 
     def _offer_failed(self, worker: WorkerId, seq: int, why: str, now: float) -> None:
@@ -223,7 +183,7 @@ class Spans:
                 context = self._context(*name, given.get(name, ""))
                 if context is not None:
                     self._root(name, context, now)
-                    _keep(self._closing, name, _Closing(context, action.end, now))
+                    _keep(self._closing, name, Closing(context, action.end, now))
 
     # What it asked for.
 
@@ -269,18 +229,21 @@ class Spans:
             names.BATCH_TOKENS: bucket_of(offer.work.items[0].meta.max_tokens),
         }
         context = TraceContext(new_trace_id(), new_span_id(), is_sampled=True)
-        self._batches[offer.worker, offer.work.seq] = _Batch(context, members, now, attributes)
+        self._batches[offer.worker, offer.work.seq] = Batch(context, members, now, attributes)
 
     def _closes(self, name: Name, end: End, now: float) -> None:
         hold, ran = self._holds.get(name), self._ran.get(name)
         known = hold or ran
         if known is not None:
-            _keep(self._closing, name, _Closing(known.context, end, now))
+            lease = None if hold is None else hold.lease
+            has_died = lease is not None and self._is_dead(WorkerId(lease.worker), now)
+            told = lost(hold, self._scheduler) if hold is not None and has_died else None
+            _keep(self._closing, name, Closing(known.context, end, now, told))
 
     # What is told.
 
     def _let_go(
-        self, hold: _Hold, outcome: str, now: float, attributes: dict[str, Value] | None = None
+        self, hold: Hold, outcome: str, now: float, attributes: dict[str, Value] | None = None
     ) -> None:
         del self._holds[hold.name]
         del self._by_ack[hold.ack]
@@ -293,10 +256,12 @@ class Spans:
             return
         end = closing.end
         attributes: dict[str, Value] = {names.OUTCOME: end.status, names.REASON: end.reason}
+        if closing.lost is not None and not error:
+            self._tracer.emit(closing.lost)
         error = error or ("" if end.status == "cancelled" else end.reason)
         self._part(name, closing.context, "close", closing.since, now, "client", attributes, error=error)
 
-    def _tell_batch(self, batch: _Batch, error: str, now: float) -> None:
+    def _tell_batch(self, batch: Batch, error: str, now: float) -> None:
         self._tracer.emit(
             Span(
                 name="batch",

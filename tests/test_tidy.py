@@ -121,6 +121,7 @@ SHELLS = [
     "scheduler/leadership.py",
     "scheduler/quota_calls.py",
     "scheduler/service.py",
+    "scheduler/traced.py",
     "scheduler/tracing.py",
     "workers/__main__.py",
     "workers/counting.py",

@@ -6,18 +6,21 @@ from infra import trace_names as names
 from infra.tracing import NoTracer, Span, Tracer
 from scheduler import events, quota_events
 from scheduler.events import Action, Event
-from scheduler.tracing import EVENTS_MAX, KEPT_MAX, Spans
+from scheduler.traced import EVENTS_MAX
+from scheduler.tracing import KEPT_MAX, Spans
 from schemas import subjects
 from schemas.dispatch import Pull, Running
 from schemas.ids import ModelKey
-from schemas.output import End
+from schemas.log import Entry
+from schemas.output import End, Lease
 from schemas.requests import RequestMeta
 from schemas.subjects import RequestSubject
-from schemas.trace import TraceContext, parse_traceparent, queued_context
+from schemas.trace import TraceContext, parse_traceparent, queued_context, traceparent
 from tests.unit.scheduler.world import TENANT, World, ack_of, all_of, card, one, rid
 
 GIVEN = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 EDGES = RequestMeta(traceparent=GIVEN)
+PROCESS = f"process {subjects.REQUESTS_NAME}"
 PUBLISH = f"publish {subjects.REQUESTS_NAME}"
 
 
@@ -47,7 +50,7 @@ class Traced(World):
     def __init__(self, tracer: Tracer | None = None) -> None:
         super().__init__()
         self.told = Kept()
-        self.spans = Spans(tracer or self.told, "s1")
+        self.spans = Spans(tracer or self.told, "s1", self.core.is_dead)
         self.lead("m")
 
     def send(self, event: Event) -> list[Action]:
@@ -212,7 +215,7 @@ def test_what_is_not_sampled_costs_nothing_more() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    spans = Spans(Kept(), "s1")
+    spans = Spans(Kept(), "s1", lambda _worker, _now: False)
     for number in range(KEPT_MAX + 10):
         subject = RequestSubject("standard", ModelKey("m"), TENANT, rid(number))
         spans.saw(
@@ -224,7 +227,7 @@ def test_what_is_remembered_is_bounded() -> None:
         )
         spans.check()
     tracer = Kept()
-    spans = Spans(tracer, "s1")
+    spans = Spans(tracer, "s1", lambda _worker, _now: False)
     subject = RequestSubject("standard", ModelKey("m"), TENANT, rid(1))
     spans.saw(
         events.Delivered("standard", ModelKey("m"), subject, ack_of(1), 1, 1, 0.0, RequestMeta(), b"{}"),
@@ -235,3 +238,56 @@ def test_what_is_remembered_is_bounded() -> None:
         spans.saw(events.CancelHinted(TENANT, rid(1)), [], 1.0)
     spans.saw(events.Tick(), [events.Ack(ack_of(1))], 2.0)
     assert len(tracer.one("hold").events) == EVENTS_MAX
+
+
+ATTEMPT = TraceContext(root(1).trace_id, "c" * 16, True)
+
+
+def lease(trace: TraceContext = ATTEMPT) -> Lease:
+    return Lease("n", "w1", 1, "first", engine="simulator", trace=traceparent(trace))
+
+
+def back_from_a_worker(*, dead: bool, record: Lease) -> Traced:
+    """A world that holds request 1 again, after worker w1 took it, died or not, and another one has no room."""
+    world = Traced()
+    world.pull(free=1)
+    world.answer(one(events.Offer, world.deliver(1, meta=RequestMeta(request_timeout_s=60.0))), "accepted")
+    if dead:
+        world.now += 5
+        assert all_of(events.WorkerGone, world.wait(5))
+    world.deliver(1, attempt=2, age_s=12.0, meta=RequestMeta(request_timeout_s=60.0))
+    world.send(events.CtlRead(TENANT, rid(1), Entry(9, record)))
+    return world
+
+
+def test_an_attempt_that_no_later_one_can_tell_of_is_told_when_its_request_is_closed() -> None:
+    world = back_from_a_worker(dead=True, record=lease())
+    back_at = world.now
+    assert all_of(events.Close, world.wait(60))
+    assert not world.told.all(PROCESS), "END may lose against a lease"
+    world.send(events.EndWritten(TENANT, rid(1)))
+    span = world.told.one(PROCESS)
+    assert (span.context, span.parent_id) == (ATTEMPT, root(1).span_id)
+    assert (span.start, span.end, span.error) == (1603.0, back_at, "worker_dead")
+    told = {name: span.attributes[name] for name in (names.OUTCOME, names.WORKER, names.REPORTED_BY)}
+    assert told == {names.OUTCOME: "lost", names.WORKER: "w1", names.REPORTED_BY: "s1"}
+
+
+def test_a_cancel_tells_of_it_too() -> None:
+    world = back_from_a_worker(dead=True, record=lease())
+    world.send(events.CancelWished(TENANT, rid(1), "enough", ""))
+    world.send(events.EndWritten(TENANT, rid(1)))
+    assert world.told.one(PROCESS).context == ATTEMPT
+
+
+def test_who_can_tell_of_an_attempt_is_left_to_do_so() -> None:
+    """Its worker lives, its END did not get into the log, or it was of another trace."""
+    for dead, answer, record in (
+        (False, events.EndWritten(TENANT, rid(1)), lease()),
+        (True, events.CallFailed(TENANT, rid(1)), lease()),
+        (True, events.EndWritten(TENANT, rid(1)), lease(root(2))),
+    ):
+        world = back_from_a_worker(dead=dead, record=record)
+        world.send(events.CancelWished(TENANT, rid(1), "enough", ""))
+        world.send(answer)
+        assert not world.told.all(PROCESS)
