@@ -158,6 +158,29 @@ async def test_what_is_sampled(traced: Traced, ratio: float, given: str, is_trac
         assert said.is_sampled
 
 
+@pytest.mark.parametrize(
+    ("sent", "trace"),
+    [
+        ([(b"traceparent", b"01" + GIVEN[2:].encode() + b"-" + b"x" * 12_000)], TRACE),
+        ([(b"traceparent", GIVEN.encode()), (b"traceparent", GIVEN.replace("0af7", "1af7").encode())], TRACE),
+        ([(b"traceparent", GIVEN.encode()), (b"tracestate", b"\xff\xfe=" + b"x" * 12_000)], TRACE),
+        ([(b"traceparent", "ü".encode() * 55)], ""),
+        ([(b"traceparent", GIVEN.upper().encode())], ""),
+        ([(b"traceparent", b"")], ""),
+    ],
+)
+async def test_odd_headers_cost_nothing(traced: Traced, sent: list[tuple[bytes, bytes]], trace: str) -> None:
+    async with traced.world.http as http:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "a"}]}
+        client = asyncio.create_task(http.post(CHAT, json=body, headers=sent))
+        attempt = await traced.backend.attempt()
+        await answer(attempt)
+        assert (await client).status_code == 200
+    server, publish, _ = await traced.tracer.named(SERVER, PUBLISH, DELIVER)
+    assert server.context.trace_id == (trace or context_of(attempt.tenant, attempt.rid, "", ratio=1).trace_id)
+    assert parse_traceparent(attempt.meta.traceparent) == publish.context
+
+
 async def test_a_refused_request_has_a_span_that_says_why(traced: Traced) -> None:
     response = await post(traced.world, model="nope")
     assert response.status_code == 404
