@@ -103,9 +103,15 @@ class Scrape:
 
     async def _answer(self, reply: str) -> None:
         begun = time.monotonic()
-        families = pack(await self.page.families())
-        self._bus.publish(reply, b"%b\n%b" % (self._name.encode(), families))
-        self._endpoint.count(time.monotonic() - begun)
+        answer = b"%b\n%b" % (self._name.encode(), pack(await self.page.families()))
+        error = ""
+        if len(answer) <= self._bus.max_payload:
+            self._bus.publish(reply, answer)
+        else:
+            # The broker would end the connection, and with it every stream of this edge.
+            error = "a page that is larger than the broker's max_payload"
+            _log.warning("this edge is left out of its siblings' metrics", error=error, bytes=len(answer))
+        self._endpoint.count(time.monotonic() - begun, error)
 
     def _on_answered(self, task: asyncio.Task[None]) -> None:
         del self._answers[task]
