@@ -76,7 +76,7 @@ def merged(pages: Iterable[Iterable[Metric]]) -> list[Metric]:
             known = families.setdefault(family.name, family)
             # Two versions may mean different things by a name, and a page with both of them would be none.
             if known is not family and known.type == family.type:
-                known.samples.extend(family.samples)
+                known.samples = [*known.samples, *family.samples]
     return list(families.values())
 
 

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
+from infra.metrics.page import merged
 from workers import engine_page
 from workers.engine_page import EnginePage, SaysNothing, read_page
 from workers.engines.base import Engine
@@ -81,3 +82,11 @@ async def test_a_page_is_read() -> None:
     assert isinstance(family, Metric)
     assert family.type == GaugeMetricFamily("n", "").type
     assert [(sample.name, sample.value) for sample in family.samples] == [("llamacpp:n", 2.5)]
+
+
+async def test_a_family_in_two_parts_stays_as_it_was_said() -> None:
+    """Pages are merged in place; what is kept for the next one must not grow with each."""
+    said = "# TYPE a:x gauge\na:x 1\n# TYPE a:y gauge\na:y 1\n# TYPE a:x gauge\n" + 'a:x{n="2"} 2\n'
+    page = EnginePage(Speaking(said))
+    sizes = [sum(len(family.samples) for family in merged([await page.families()])) for _ in range(3)]
+    assert sizes == [3, 3, 3]
