@@ -16,6 +16,10 @@ from workers.engines.base import Capabilities
 CONTENT_CHARS_MAX = 100_000
 """Of a prompt or an answer, where they are told at all: what viewers still show."""
 
+STOPS_MAX = 16
+WORD_CHARS_MAX = 200
+"""Of what a client names: its body may be nothing but that, and thousands of spans wait where a collector is away."""
+
 
 class Asked(msgspec.Struct):
     """What a client asked for. Its values are the client's own, so they may be anything."""
@@ -77,7 +81,7 @@ def asked_attributes(
     found: dict[str, Value] = {
         names.GEN_AI_OPERATION: asked.operation,
         names.GEN_AI_PROVIDER: capabilities.engine,
-        names.GEN_AI_REQUEST_MODEL: asked.model if isinstance(asked.model, str) else model,
+        names.GEN_AI_REQUEST_MODEL: asked.model[:WORD_CHARS_MAX] if isinstance(asked.model, str) else model,
         names.GEN_AI_RESPONSE_MODEL: model,
         names.GEN_AI_RESPONSE_ID: item.rid,
     }
@@ -94,7 +98,7 @@ def asked_attributes(
     found |= {name: value for name, value, kind in wanted if isinstance(value, kind)}
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop
     if isinstance(stops, list) and all(isinstance(stop, str) for stop in stops):
-        found[names.GEN_AI_REQUEST_STOPS] = stops
+        found[names.GEN_AI_REQUEST_STOPS] = [stop[:WORD_CHARS_MAX] for stop in stops[:STOPS_MAX]]
     return found
 
 

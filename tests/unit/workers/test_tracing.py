@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import msgspec
+
 from infra import clock
 from infra import trace_names as names
 from infra.tracing import NoTracer, Span, Tracer
@@ -344,3 +346,13 @@ def test_events_of_a_span_are_bounded() -> None:
 
 def replace_trace(own: Lease) -> Lease:
     return Lease(nonce=own.nonce, worker="w1", attempt=1, cause="first", trace=own.trace)
+
+
+def test_what_a_client_names_is_told_in_bounds() -> None:
+    for body in ({"prompt": "a", "stop": ["b" * 10] * 50_000}, {"prompt": "a", "model": "m" * 500_000}):
+        world = Traced()
+        world.offer(item(body=msgspec.json.encode(body)))
+        world.stored(10)
+        world.finish((1, "a"))
+        world.stored(11)
+        assert len(repr(world.told.spans)) < 20_000, "thousands of them wait where a collector is away"
