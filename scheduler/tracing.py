@@ -7,7 +7,7 @@ that is not traced costs a comparison when it is delivered.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from infra import trace_names as names
 from infra.tracing import Kind, NoTracer, Span, SpanEvent, Tracer, Value, new_span_id, new_trace_id
@@ -30,6 +30,14 @@ _TOLD = (events.Offer, events.ForgetOffer, events.Close, events.Cancel, events.A
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+class _Gone(NamedTuple):
+    """A worker that is taken for dead, and what is remembered to have been taken by any, by its sequence in the queue:
+    it may have run hundreds."""
+
+    worker: WorkerId
+    ran: dict[int, Name]
 
 
 class Spans:
@@ -62,12 +70,12 @@ class Spans:
                 return
         if not (self._holds or self._ran or self._closing or self._batches):
             return
-        worker_gone = ""
+        gone: _Gone | None = None
         for action in actions:
             if isinstance(action, events.WorkerGone):
-                worker_gone = action.worker
+                gone = _Gone(action.worker, {ran.stream_seq: name for name, ran in self._ran.items()})
             elif isinstance(action, _TOLD):
-                self._asked_for(action, worker_gone, now)
+                self._asked_for(action, gone, now)
 
     def trace_of(self, offer: events.Offer) -> str:
         """The traceparent of a batch that is offered; empty: it is not traced."""
@@ -187,7 +195,7 @@ class Spans:
 
     # What it asked for.
 
-    def _asked_for(self, action: Action, worker_gone: str, now: float) -> None:
+    def _asked_for(self, action: Action, gone: _Gone | None, now: float) -> None:
         match action:
             case events.Offer():
                 self._offers(action, now)
@@ -201,8 +209,8 @@ class Spans:
                 hold = self._by_ack[ack]
                 _keep(self._returned, hold.name, now)
                 self._let_go(hold, "given back", now, {"penstock.delay_s": delay_s})
-            case events.Nak(ack) if worker_gone:
-                self._tell_gone(ack, worker_gone, now)
+            case events.Nak(ack) if gone is not None:
+                self._tell_gone(ack, gone, now)
             case _:
                 pass
 
@@ -276,14 +284,14 @@ class Spans:
             )
         )
 
-    def _tell_gone(self, ack: str, worker: str, now: float) -> None:
+    def _tell_gone(self, ack: str, gone: _Gone, now: float) -> None:
         """A worker is taken for dead: told in the trace of each request that it ran."""
         delivery = subjects.parse_ack(ack)
-        for name, ran in self._ran.items():
-            if delivery is not None and ran.stream_seq == delivery.stream_seq:
-                _keep(self._returned, name, now)
-                self._part(name, ran.context, "worker gone", now, now, attributes={names.WORKER: worker})
-                return
+        name = None if delivery is None else gone.ran.get(delivery.stream_seq)
+        if name is not None:
+            _keep(self._returned, name, now)
+            worker: dict[str, Value] = {names.WORKER: gone.worker}
+            self._part(name, self._ran[name].context, "worker gone", now, now, attributes=worker)
 
     def _root(self, name: Name, context: TraceContext, stored_at: float) -> None:
         """What the publisher did, if it does not trace: all that is known of it is when the broker stored it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from infra import trace_names as names
 from infra.tracing import NoTracer, Span, Tracer
 from scheduler import events, quota_events
@@ -9,8 +11,8 @@ from scheduler.events import Action, Event
 from scheduler.traced import EVENTS_MAX
 from scheduler.tracing import KEPT_MAX, Spans
 from schemas import subjects
-from schemas.dispatch import Pull, Running
-from schemas.ids import ModelKey
+from schemas.dispatch import Pull, Running, Work, WorkItem
+from schemas.ids import ModelKey, WorkerId
 from schemas.log import Entry
 from schemas.output import End, Lease
 from schemas.requests import RequestMeta
@@ -291,3 +293,26 @@ def test_who_can_tell_of_an_attempt_is_left_to_do_so() -> None:
         world.send(events.CancelWished(TENANT, rid(1), "enough", ""))
         world.send(answer)
         assert not world.told.all(PROCESS)
+
+
+def test_the_death_of_a_worker_with_many_requests_does_not_hold_the_scheduler_up() -> None:
+    """What it ran is offered to others only after this; each request was looked for among all."""
+    tracer = Kept()
+    spans = Spans(tracer, "s1", lambda _worker, _now: False)
+    acks = [
+        subjects.js_ack("REQUESTS", "standard-m") + f"1.{n}.{n}.1700000000000000000.0"
+        for n in range(1, KEPT_MAX + 1)
+    ]
+    for n, ack in enumerate(acks, 1):
+        subject = RequestSubject("standard", ModelKey("m"), TENANT, rid(n))
+        delivered = events.Delivered("standard", ModelKey("m"), subject, ack, n, 1, 0.0, RequestMeta(), b"{}")
+        spans.saw(delivered, [], 1.0)
+        held = WorkItem(rid(n), TENANT, ack, 1, 0, "first", 0.0, RequestMeta(), b"{}")
+        spans.saw(events.Tick(), [events.Offer(WorkerId("w1"), Work(n, [held]))], 1.0)
+        spans.saw(events.Answered(WorkerId("w1"), n, ["accepted"]), [], 1.0)
+    lost: list[Action] = [events.WorkerGone(WorkerId("w1"), "silent", KEPT_MAX)]
+    lost += [events.Nak(ack, 0.0) for ack in acks]
+    begun = time.process_time()
+    spans.saw(events.Tick(), lost, 2.0)
+    assert time.process_time() - begun < 0.2
+    assert len(tracer.all("worker gone")) == KEPT_MAX
