@@ -189,7 +189,9 @@ class Spans:
                 self._publishes(traced, action, now)
             case StartEngine() if (traced := self.watched.get(action.request.key)) is not None:
                 prefix = action.request.prefix
-                traced.started_at = now
+                # A run that a newer lease made begin anew is the same attempt: its first tokens may be those before.
+                if traced.started_at is None:
+                    traced.started_at = now
                 traced.continued_from = 0 if prefix is None else len(prefix.ids)
                 if prefix is not None:
                     traced.note("continued", now, {names.OFFSET: traced.continued_from})
