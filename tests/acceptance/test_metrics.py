@@ -160,7 +160,12 @@ def test_one_scheduler_leads_and_knows_the_system(system: System) -> None:
     assert (
         total(leader, "penstock_request_queue_time_seconds_count", model=MODEL, klass="standard") >= REQUESTS
     )
-    assert total(leader, "gnatsd_varz_connections") >= 6
+
+    def has_asked_the_server() -> bool:
+        return sum_of(system, "scheduler", "gnatsd_varz_connections") >= 6
+
+    # It does so every few seconds, and not before it leads.
+    system.wait_until(has_asked_the_server, "the leader has asked the server", 15)
 
 
 def test_a_killed_worker_is_told_of(system: System) -> None:
