@@ -23,7 +23,7 @@ DEMO_STORE := .penstock/demo
 DEMO_START_S := 30
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-unit test-acceptance test-chaos test-chaos-real test-slow test-integration \
+.PHONY: help run demo test test-unit test-acceptance test-chaos test-chaos-real test-slow test-integration test-secure \
   test-llamacpp test-vllm test-docker test-observability test-phoenix test-wheel test-clients test-api test-asyncapi \
   image docs benchmark benchmark-vllm check fmt venv venv-clients venv-phoenix venv-vllm clean
 
@@ -42,10 +42,10 @@ demo: $(VENV)/.installed ## start everything on free ports, stream one answer, s
 	done; \
 	$(BIN)/penstock chat --store $(DEMO_STORE) --max-tokens 48 "Tell me about rivers"
 
-test: $(VENV)/.installed-dev ## all tests but the slow ones, three groups side by side: most of them wait most of the time
+test: $(VENV)/.installed-dev ## all tests but the slow ones, four groups side by side: most of them wait most of the time
 ifeq ($(ARGS),)
-	+@$(MAKE) --no-print-directory -j3 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
-	  test-unit test-integration test-acceptance
+	+@$(MAKE) --no-print-directory -j4 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
+	  test-unit test-integration test-acceptance test-secure
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -55,6 +55,9 @@ test-unit: $(VENV)/.installed-dev ## the pure parts, the exhaustive model, a tho
 
 test-acceptance: $(VENV)/.installed-dev ## whole systems and real clients; not the slow ones
 	$(BIN)/python -m pytest tests/acceptance tests/api tests/parity $(ARGS)
+
+test-secure: $(VENV)/.installed-dev ## a broker that asks who one is, and faults on real processes
+	$(BIN)/python -m pytest tests/secure tests/chaos $(ARGS)
 
 test-api: $(VENV)/.installed-dev ## the API against its own document, and hostile bodies; longer: make test-api ARGS="-m ''"
 	$(BIN)/python -m pytest tests/api $(ARGS)

@@ -18,7 +18,7 @@ from schemas import dispatch, subjects
 from schemas.output import End, Tail, Tok, decode_ctl, decode_tok
 from schemas.permissions import STREAMS
 from schemas.streams import DEAD, OUTPUT, REQUESTS
-from tests.integration.secured import SecuredBroker, Stranger, penstock, until
+from tests.secure.secured import SecuredBroker, Stranger, penstock, until
 
 ACME, GLOBEX = "acme", "globex"
 RID = "a" * 26

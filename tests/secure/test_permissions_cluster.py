@@ -24,7 +24,7 @@ from infra.secure.plan import MONITOR_PORT_OFFSET, ROUTE_PORT_OFFSET
 from infra.tether import tethered
 from schemas import subjects
 from schemas.output import End, decode_ctl
-from tests.integration.secured import ROOT, Stranger, free_base_port, penstock, until
+from tests.secure.secured import ROOT, Stranger, free_base_port, penstock, until
 
 START_TIMEOUT_S = 60.0
 END_WITHIN_S = 20.0

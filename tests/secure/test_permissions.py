@@ -23,7 +23,7 @@ from schemas.streams import (
     RESPONSES,
     bucket_stream,
 )
-from tests.integration.secured import SecuredBroker
+from tests.secure.secured import SecuredBroker
 
 RID = "r" * 26
 TENANT = "acme"

@@ -21,7 +21,7 @@ from infra.metrics.process import PERMISSION_VIOLATIONS
 from infra.secure.directory import read_plan
 from infra.settings import SettingsError
 from schemas import subjects
-from tests.integration.secured import SecuredBroker, open_client, penstock, until
+from tests.secure.secured import SecuredBroker, open_client, penstock, until
 
 REFUSED = (nats.errors.Error, ssl.SSLError, OSError)
 

@@ -20,7 +20,7 @@ from bench.system import Process, System
 from bench.transcript import MODEL, assert_whole, client, expected, stream
 from schemas import subjects
 from tests.acceptance.raw_client import attach, body_of, cancel, post, state
-from tests.integration.secured import SecuredBroker, penstock, until
+from tests.secure.secured import SecuredBroker, penstock, until
 
 TOKENS = 200
 BATCH_LINES = 5
