@@ -15,7 +15,6 @@ from chaos.real.history import Asked, Cancelled, Headed, Over, Told
 from chaos.real.workload import MODEL, Wish
 from edge.paths import request_path
 from infra import wire
-from infra.bus import Bus
 from infra.jetstream import FULL, JetStream
 from schemas import subjects
 from schemas.errors import BrokerAway, BrokerRefused
@@ -33,7 +32,7 @@ TOO_BUSY = "queue_full"
 
 @dataclass
 class _Log:
-    """A log as its reader has it: how many tokens, and up to which sequence."""
+    """A log as its reader has it: how many tokens, and up to which sequence without a gap."""
 
     ask: int
     tokens: int = 0
@@ -46,11 +45,10 @@ class _Log:
 class Publisher:
     """One wish, published once under one id, and read to its END."""
 
-    def __init__(self, wish: Wish, around: Surroundings, bus: Bus) -> None:
+    def __init__(self, wish: Wish, around: Surroundings, js: JetStream) -> None:
         self._wish = wish
         self._around = around
-        self._bus = bus
-        self._js = JetStream(bus, timeout_s=PUBLISH_TIMEOUT_S)
+        self._js = js
         self._rid = request_id(secrets.token_bytes(RID_BYTES))
         self._woken = asyncio.Event()
         self._log = _Log(around.new_ask())
@@ -71,7 +69,7 @@ class Publisher:
             may_fail=wish.may_fail,
         )
         self._around.tell(line)
-        live = self._bus.subscribe(subjects.live(wish.tenant, rid), self._on_live)
+        live = self._js.bus.subscribe(subjects.live(wish.tenant, rid), self.on_live)
         over = Over(time.time(), self._log.ask, "broken", "no_answer")
         try:
             over = await self._publish_and_read()
@@ -88,7 +86,7 @@ class Publisher:
         if status != httpx.codes.OK:
             return Over(0.0, ask, "refused", TOO_BUSY)
         canceller = asyncio.create_task(self._cancels())
-        end = await self._read()
+        end = await self.read()
         if end.status != "cancelled":
             canceller.cancel()
         await asyncio.gather(canceller, return_exceptions=True)
@@ -123,7 +121,8 @@ class Publisher:
         except (BrokerAway, BrokerRefused):
             return False
 
-    async def _read(self) -> End:
+    async def read(self) -> End:
+        """Until there is an END."""
         log = self._log
         while log.end is None:
             self._woken.clear()
@@ -160,9 +159,11 @@ class Publisher:
             return
         if subjects.is_ctl(subject):
             record = decode_ctl(payload)
-            if isinstance(record, End) and is_live:
-                log.has_gap = True  # the log says whether all before it has come
-            elif isinstance(record, End):
+            if is_live:
+                # Tokens before it may have been lost: it moves nothing on, and the log says what came before END.
+                log.has_gap = log.has_gap or isinstance(record, End)
+                return
+            if isinstance(record, End):
                 if record.tail is not None:
                     self._hear(record.tail.off, record.tail.ids, record.tail.deltas)
                 log.end = record
@@ -185,7 +186,8 @@ class Publisher:
                 place = f"{log.tokens}-{index}"
                 self._around.tell(Told(time.time(), log.ask, place, delta.text, delta.choice))
 
-    def _on_live(self, subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
+    def on_live(self, subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
+        """A live record has come."""
         seq = wire.header_value(headers, b"Nats-Sequence")
         if seq is not None:
             self._log.live.append((int(seq), subject, payload))

@@ -10,10 +10,11 @@ from pathlib import Path
 import httpx
 
 from chaos.real.clients import CONNECT_TIMEOUT_S, SILENCE_S, Client, Surroundings
-from chaos.real.clients_nats import Publisher
+from chaos.real.clients_nats import PUBLISH_TIMEOUT_S, Publisher
 from chaos.real.history import Line
 from chaos.real.workload import Options, gap_s, wish
 from infra.bus import Bus
+from infra.jetstream import JetStream
 from infra.keys import add_key, new_key
 from schemas.ids import ANONYMOUS
 
@@ -58,7 +59,7 @@ class Workload:
         async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as http:
             around = Surroundings(http, self._doors, self._options.tenants, self._tell)
             try:
-                await self._come(around, bus)
+                await self._come(around, JetStream(bus, timeout_s=PUBLISH_TIMEOUT_S))
                 if self._tasks:
                     await asyncio.wait(self._tasks, timeout=patience_s)
             finally:
@@ -70,7 +71,7 @@ class Workload:
         if self._died:
             raise self._died[0]
 
-    async def _come(self, around: Surroundings, bus: Bus) -> None:
+    async def _come(self, around: Surroundings, js: JetStream) -> None:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self._options.duration_s
         number, due = 0, loop.time()
@@ -86,7 +87,7 @@ class Workload:
                 due = max(due, loop.time())
             drawn = wish(self._options, number, self._tenants)
             self.begun[drawn.way] += 1
-            client = Publisher(drawn, around, bus) if drawn.way == "direct" else Client(drawn, around)
+            client = Publisher(drawn, around, js) if drawn.way == "direct" else Client(drawn, around)
             task = asyncio.create_task(client.run(), name=f"client-{number}")
             self._tasks[task] = None
             task.add_done_callback(self._gone)

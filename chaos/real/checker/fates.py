@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chaos.real.checker.evidence import ACCEPTED, Evidence, Log, stored_at
+from chaos.real.checker.evidence import ACCEPTED, Conversation, Evidence, Log, stored_at
 from chaos.real.checker.findings import Problem
 from edge.ends import CLIENT_GONE
 from schemas.errors import ERRORS
@@ -39,7 +39,8 @@ def ends_once(evidence: Evidence) -> Iterator[Problem | None]:
     """I1: what was accepted gets exactly one END, for a reason, or is still queued."""
     for log in evidence.logs.values():
         accepted = [talk for talk in log.conversations if talk.head and talk.head.status == ACCEPTED]
-        if not (log.queued or accepted):
+        # An edge that was paused may send its head before it knows that no broker is there: a refusal, see I9.
+        if not log.queued and all(_was_refused(talk) for talk in accepted):
             continue
         is_queued = bool(log.queued) and len(log.removed) < len(log.queued)
         if len(log.ends) > 1:
@@ -69,6 +70,10 @@ def leaves_with_end(evidence: Evidence) -> Iterator[Problem | None]:
                 )
             else:
                 yield None
+
+
+def _was_refused(talk: Conversation) -> bool:
+    return talk.over is not None and talk.over.reason in NEVER_RUN
 
 
 def refused_never_runs(evidence: Evidence) -> Iterator[Problem | None]:

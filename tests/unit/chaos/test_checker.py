@@ -189,6 +189,13 @@ HARMLESS: list[tuple[str, Doctor]] = [
         left_out(end_of(DIRECT)),
         changed(over(7), outcome="left"),
     )),
+    ("a refusal after the head of its answer", both(
+        all_left_out(output(DIRECT)),
+        left_out(queued(DIRECT)),
+        left_out(removed(4)),
+        all_left_out(told(7)),
+        changed(over(7), outcome="error", reason="broker_away"),
+    )),
     ("a spy that is told nothing", added(over(3), spy)),
     ("what the tap has read twice", added(queued(STORY), lambda line: line)),
     ("a cancel that nobody answered", added(cancelled, lambda line: msgspec.structs.replace(line, status=0))),

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import httpx
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.real.checker.reference import Reference
+from chaos.real.clients import Surroundings
 from chaos.real.clients_events import Answer, Dialect, Event, Splitter
+from chaos.real.clients_nats import Publisher
+from chaos.real.history import Line, Told
 from chaos.real.workload import MODEL, TOKENS_MAX, Options, Wish, gap_s, wish
+from infra import wire
+from infra.bus import Bus
+from infra.jetstream import JetStream, Stored
+from schemas.output import CtlRecord, Delta, End, Lease, Tok, encode
 from workers.engines.simulator import reference_text
 
 TENANTS = ("ann", "bob", "cem")
@@ -115,3 +123,40 @@ def test_the_reference_of_every_wish_is_known_from_what_its_client_sends() -> No
             assert reference.counts == [most] * len(reference.texts)
             prompt = asked.get("prompt") or f"user: {one.tenant} asks 5 {one.number}"
             assert reference.texts[0] == reference_text(prompt, asked.get("seed", 0), most)
+
+
+async def test_a_direct_reader_misses_nothing_that_was_lost_before_a_lease() -> None:
+    """Live records may be lost; a later lease that comes says nothing of the tokens before it."""
+    log: list[tuple[int, str, CtlRecord | Tok]] = [
+        (10, "ctl", Lease("w1.1", "w1", 1, "first")),
+        (11, "tok", Tok(10, 0, [1], [Delta("one")])),
+        (12, "tok", Tok(10, 1, [2], [Delta(" two")])),
+        (13, "ctl", Lease("w2.1", "w2", 2, "worker_dead")),
+        (14, "tok", Tok(13, 2, [3], [Delta(" three")])),
+        (15, "ctl", End(status="ok", nonce="w2.1", lease=13, n=3)),
+    ]
+    told: list[Line] = []
+    wanted = Wish(number=1, way="direct", dialect="chat", tenant="ann", klass="standard", door=0, body=b"{}")
+    around = Surroundings(httpx.AsyncClient(), [], {}, told.append)
+    js = ReadableLog([Stored(seq, f"x.{kind}", b"", encode(record)) for seq, kind, record in log])
+    reader = Publisher(wanted, around, js)
+    for seq, kind, record in log:
+        if seq != 12:
+            headers = wire.encode_headers({"Nats-Sequence": str(seq)})
+            reader.on_live(f"x.{kind}", "", headers, encode(record))
+    end = await reader.read()
+    assert end.n == 3
+    assert "".join(line.text for line in told if isinstance(line, Told)) == "one two three"
+
+
+class ReadableLog(JetStream):
+    """Answers with what is stored."""
+
+    def __init__(self, stored: list[Stored]) -> None:
+        super().__init__(Bus.unconnected())
+        self._stored = stored
+
+    async def read(
+        self, stream: str, subject_filter: str, *, start_seq: int = 1, limit: int | None = None
+    ) -> list[Stored]:
+        return [one for one in self._stored if one.seq >= start_seq]
