@@ -39,6 +39,11 @@ class OperatingSettings(ApiSettings):
         False,
         description="Traces hold prompts and answers. Off: nothing of what was said leaves this system.",
     )
+    trace_broker: bool = Field(
+        False,
+        description="The broker's own tracing of the messages of traced requests: a span for each server that one "
+        "passes, with when it came, was stored and went out; costs the broker one more message for each server.",
+    )
     otlp_endpoint: str = Field(
         "",
         pattern=r"^(https?://\S+)?$",
