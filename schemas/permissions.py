@@ -120,6 +120,8 @@ _EDGE = Permissions(
         # Requests, and what ends them.
         *(subjects.REQUESTS_ALL, subjects.CTL_ALL, subjects.CANCEL_ALL, subjects.EDGE),
         subjects.METRICS_ALL,
+        # A message that asks to be traced to where its sender may not publish is not taken.
+        subjects.HOPS_ALL,
         *_last(REQUESTS, OUTPUT),
         *_read(REQUESTS, OUTPUT),
         # What all edges agree on and count together.
@@ -139,7 +141,10 @@ _EDGE = Permissions(
         subjects.js_consumer("MSG.NEXT", _EDGES.stream, _EDGES.name),
         *subjects.js_acks(_EDGES.stream, _EDGES.name),
     ),
-    subscribe=(subjects.LEADER, subjects.EDGE, subjects.LIVE_ALL, subjects.METRICS_ALL),
+    subscribe=(
+        *(subjects.LEADER, subjects.EDGE, subjects.LIVE_ALL),
+        *(subjects.METRICS_ALL, subjects.HOPS_ALL),
+    ),
     answers=True,
 )
 

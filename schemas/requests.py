@@ -32,6 +32,9 @@ VIEW = "Penstock-View"
 EDGE = "Penstock-Edge"
 TRACEPARENT = "traceparent"
 MSG_ID = "Nats-Msg-Id"
+TRACE_DEST = "Nats-Trace-Dest"
+"""Names a subject that each server tells which the message passes. A server that stores it writes `trace disabled` in
+its place: neither a delivery nor a live copy is told of."""
 EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 

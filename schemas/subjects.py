@@ -192,6 +192,14 @@ def edge_metrics(address: str) -> str:
     return f"{ROOT}.metrics.edge.{_key(address)}"
 
 
+HOPS_ALL = f"{ROOT}.hops.*"
+
+
+def hops(edge: str) -> str:
+    """Where servers tell an edge of the messages of its traced requests that they passed on."""
+    return f"{ROOT}.hops.{_key(edge)}"
+
+
 MICRO_ALL = "$SRV.>"
 """What the tools of NATS ask services."""
 
