@@ -1,9 +1,10 @@
 """What tracing costs: `python -m bench.trace_cost`.
 
 One system for each way of tracing, side by side on the simulator: none at all, none but of requests that ask for it
-(off), 1 % of the requests, and all. Rounds of many short streams go to each of them in turn, so that whatever else the
-machine does hits them alike. What counts is the processor time of each role per request, as the kernel has it for all
-of a process's threads: it hardly depends on how busy the machine is, the throughput does.
+(off), 1 % of the requests, all, and all with the broker's own word of them. Rounds of many short streams go to each of
+them in turn, so that whatever else the machine does hits them alike. What counts is the processor time of each role per
+request, as the kernel has it for all of a process's threads: it hardly depends on how busy the machine is, the
+throughput does.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "off": {"trace_sample_ratio": 0},
     "1 %": {"trace_sample_ratio": 0.01},
     "100 %": {"trace_sample_ratio": 1},
+    "broker hops": {"trace_sample_ratio": 1, "trace_broker": True},
 }
 """The ways of tracing, and their settings; where spans are made they are kept in the store."""
 
@@ -62,7 +64,7 @@ def main() -> None:
     for way, median in medians.items():
         told = ", ".join(f"{what} {figure:.0f}" for what, figure in median.items() if what != "requests/s")
         print(
-            f"{way:8} {median['requests/s']:.0f} requests/s; us of CPU per request: {told} ({more[way]:+.1%})"
+            f"{way:11} {median['requests/s']:.0f} requests/s; us of CPU per request: {told} ({more[way]:+.1%})"
         )
     write_result(
         arguments.out,
