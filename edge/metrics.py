@@ -68,6 +68,11 @@ RATES_UNKNOWN = TABLE.counter(
     "Times a request was let in because its rate could not be counted in time.",
 )
 
+HOPS_UNREADABLE = TABLE.counter(
+    "penstock_broker_hops_unreadable_total",
+    "What came as a server's word of a traced request's message, and could not be read as one.",
+)
+
 # The whole system, by the leader's last word: every edge says the same, so take the `max` of them, never the sum.
 
 QUEUE_DEPTH = TABLE.gauge(

@@ -6,6 +6,7 @@ import asyncio
 
 from edge.admission import Admitted, Arrival
 from edge.errors import LOST, Problem
+from edge.hops import Hops
 from edge.lookup import Found, Lookup
 from edge.publishing import Done, Hold, Look, Publishing, Send, Step
 from edge.waiting_room import WaitingRoom, no_place
@@ -18,13 +19,23 @@ _log = get_logger("publisher")
 
 
 class Publisher:
-    """`timeout_s` bounds all tries of one request, `room` how many may wait for a broker that is away."""
+    """`timeout_s` bounds all tries of one request, `room` how many may wait for a broker that is away. `hops`: None
+    where the broker is not to tell of messages."""
 
-    def __init__(self, js: JetStream, lookup: Lookup, room: WaitingRoom, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        js: JetStream,
+        lookup: Lookup,
+        room: WaitingRoom,
+        *,
+        timeout_s: float,
+        hops: Hops | None = None,
+    ) -> None:
         self._js = js
         self._lookup = lookup
         self._room = room
         self._timeout_s = timeout_s
+        self._hops = hops
 
     async def publish(self, arrival: Arrival, admitted: Admitted) -> Problem | Found | None:
         """None: it is stored, by this call. Found: it was there already (by an earlier try, or by whoever published the
@@ -37,7 +48,8 @@ class Publisher:
             return no_place()
         now = asyncio.get_running_loop().time
         way = Publishing(arrival.rid, arrival.fingerprint, give_up_at=now() + self._timeout_s)
-        headers = wire.encode_headers(admitted.headers)
+        asked = {} if self._hops is None else self._hops.asked(admitted.meta)
+        headers = wire.encode_headers(admitted.headers | asked)
         found: Found | None = None
         with self._room.stay() as stay:
             step = way.proceed(now(), connected=self._js.bus.connected)

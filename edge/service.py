@@ -13,6 +13,7 @@ from edge.closer import Closer
 from edge.desk import Desk
 from edge.entrance import Entrance
 from edge.generation import Generation
+from edge.hops import hops_of
 from edge.images import Images, images_of
 from edge.lineages import Lineages
 from edge.lookup import Lookup
@@ -56,6 +57,7 @@ class Edge:
         self.access = Access(settings)
         self.bounds = bounds_of(settings)
         self.tracing = Tracing(tracer or NoTracer(), name)
+        self._hops = hops_of(settings, bus, name, tracer)
         self.cors_origins = settings.cors_origins
         self._request_bytes_max = int(settings.request_bytes_max)
         self.js = js = JetStream(bus, timeout_s=settings.publish_timeout_s)
@@ -86,7 +88,7 @@ class Edge:
             images=self._images,
             lineages=self.lineages,
             entrance=self._entrance,
-            publisher=Publisher(js, lookup, self.room, timeout_s=settings.publish_timeout_s),
+            publisher=Publisher(js, lookup, self.room, timeout_s=settings.publish_timeout_s, hops=self._hops),
             closer=self._closer,
             desk=self._desk,
             body_bytes_max=lambda: self.body_bytes_max,
@@ -112,6 +114,8 @@ class Edge:
         self.bus.on_state(self._on_state)
         self._desk.audience.start()
         self.scrape.start()
+        if self._hops is not None:
+            self._hops.start()
 
     @property
     def body_bytes_max(self) -> int:

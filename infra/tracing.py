@@ -87,6 +87,11 @@ def unix_ns(at: float) -> int:
     return unix_offset_ns() + int(at * 1e9)
 
 
+def clock_time(unix_s: float) -> float:
+    """A time in seconds since 1970 as one of `infra.clock`."""
+    return unix_s - unix_offset_ns() / 1e9
+
+
 def unix_offset_ns() -> int:
     """What makes a time of `infra.clock`, in nanoseconds, one since 1970, as the clocks stand now.
 
