@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import deque
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +46,9 @@ MEMORY_BYTES = 256 * MIB
 
 FREE_PORTS = range(20_000, 32_768)
 """Below the range of outgoing connections (Linux: 32768 to 60999), above what services are known by."""
+
+_named: deque[int] = deque(maxlen=1000)
+"""Ports that `free_port` named last."""
 
 
 class BrokerError(Exception):
@@ -152,10 +156,13 @@ def is_healthy(monitor_url: str) -> bool:
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A TCP port that was free a moment ago. Not one of those that the kernel gives to outgoing connections: it was
-    seen to give the very port to one before the server could listen on it."""
+    seen to give the very port to one before the server could listen on it. And not one that was named just before:
+    of forty that are chosen first and listened on later, two would be the same one time in sixteen.
+    """
     port = random.choice(FREE_PORTS)
-    while not is_free(port, host):
+    while port in _named or not is_free(port, host):
         port = random.choice(FREE_PORTS)
+    _named.append(port)
     return port
 
 
