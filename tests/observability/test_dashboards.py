@@ -71,7 +71,8 @@ def live(system: System, prometheus: Prometheus) -> None:
         assert 200 in [one.result() for one in asked]
         leader = prometheus.wait_for("penstock_leader == 1", "one leads")[0]["metric"]["process"]
         system.kill(next(process for process in system.processes("scheduler") if process.name == leader))
-        asked = [clients.submit(ask, system.url, {"max_tokens": 5}) for _ in range(100)]
+        # More at once than the tenant may have, and each long enough that all of them are there at the same time.
+        asked = [clients.submit(ask, system.url, {"max_tokens": 60}) for _ in range(100)]
         statuses = [one.result() for one in asked]
         assert 200 in statuses
         assert 429 in statuses
