@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from typing import NamedTuple
 
 import msgspec
@@ -116,6 +117,11 @@ class Log:
         """The first END."""
         record = self.ends[0].record if self.ends else None
         return record if isinstance(record, End) else None
+
+    @cached_property
+    def there_since(self) -> float:
+        """When the first thing of it was stored; inf: nothing was. Before that nobody can know of it."""
+        return min((stored_at(one) for one in (*self.queued, *self.output)), default=inf)
 
     @cached_property
     def reference(self) -> Reference | None:

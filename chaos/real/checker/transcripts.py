@@ -23,7 +23,7 @@ NEVER_TOLD = {
 """Codes that no client of a healthy system is told, whatever dies in it."""
 
 NOT_FOUND = ERRORS["not_found"].code
-"""Nor this one, of a request that is stored, but where it is another tenant's."""
+"""Nor this one, of a request that is stored already, but where it is another tenant's."""
 
 
 def transcripts(evidence: Evidence) -> Iterator[Problem | None]:
@@ -96,7 +96,7 @@ def nothing_after_cancel(evidence: Evidence) -> Iterator[Problem | None]:
     within 100 ms is not to be seen from outside; simulated worlds check it."""
     for log in evidence.logs.values():
         for cancel in log.cancels:
-            if cancel.status == 404:
+            if cancel.status == 404 and log.there_since < cancel.at:
                 yield Problem("a cancel was told that there is no such request", log.name)
             if cancel.status != ACCEPTED:
                 continue
@@ -161,7 +161,8 @@ def _good_end(log: Log, talk: Conversation) -> str:
     over, end = talk.over, log.end
     if over is None:
         return ""
-    if over.reason in NEVER_TOLD or (over.reason == NOT_FOUND and talk.asked.may_fail != "foreign"):
+    is_mine = talk.asked.may_fail != "foreign" and log.there_since < talk.asked.at
+    if over.reason in NEVER_TOLD or (over.reason == NOT_FOUND and is_mine):
         return f"was told {over.reason}"
     if over.outcome != "complete":
         return ""

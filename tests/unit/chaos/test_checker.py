@@ -33,7 +33,7 @@ from tests.unit.chaos.doctoring import (
     repeated,
     rewritten,
 )
-from tests.unit.chaos.good_history import CANCELLED, DIRECT, POISON, REFUSED, STORY, body, good
+from tests.unit.chaos.good_history import CANCELLED, DIRECT, POISON, REFUSED, STORY, History, body, good
 
 
 def over(ask: int) -> Callable[[Line], bool]:
@@ -212,6 +212,31 @@ HARMLESS: list[tuple[str, Doctor]] = [
 def test_what_may_happen_is_not_held_against_anybody(doctor: Doctor) -> None:
     found = [one for one in check(doctor(good())) if one.message != "ask 90 was neither answered nor cut off"]
     assert not found, [str(one) for one in found]
+
+
+def unconfirmed(*, was_queued: bool) -> list[Line]:
+    """Nobody can say whether a request was accepted; its client comes back, and cancels. Then its edge ends it."""
+    rid = f"{'doubt':x<26}"
+    lines = good()
+    place = next(index for index, line in enumerate(lines) if isinstance(line, Settled))
+    history = History()
+    history.at, history.asks, history.seq = lines[place - 1].at, 90, 9_000
+    first = history.ask(90, "bob", rid, body=msgspec.Raw(body("in doubt")))
+    if was_queued:
+        history.queue("bob", rid, body("in doubt"))
+    history.tell(lambda at: Over(at, first, "unknown", "outcome_unknown"))
+    again = history.ask(90, "bob", rid, status=404, last_event_id="0-0")
+    history.tell(lambda at: Over(at, again, "error", "not_found"))
+    history.tell(lambda at: Cancelled(at, 90, rid, 404))
+    history.ctl("bob", rid, End(status="cancelled", reason="cancelled"))
+    if was_queued:
+        history.settle(rid, "deleted")
+    return [*lines[:place], *history.lines, *lines[place:]]
+
+
+def test_nobody_can_know_of_a_request_before_anything_of_it_is_stored() -> None:
+    assert not [one for one in check(unconfirmed(was_queued=False)) if one.invariant in ("I6", "I13")]
+    assert {one.invariant for one in check(unconfirmed(was_queued=True))} >= {"I6", "I13"}
 
 
 def test_a_violation_tells_what_happened_in_time_order() -> None:
