@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -17,6 +16,7 @@ from edge.gate import Entering, Pass, Settled
 from edge.rates.counted import Counted, Knock
 from edge.rates.storage import NatsStorage
 from edge.rates.window import Window, duration
+from infra import clock
 from infra.bus import Bus
 from infra.counters import Counters
 from infra.jetstream import JetStream
@@ -46,7 +46,7 @@ class Rates:
     trouble would do more harm than it prevents.
     """
 
-    def __init__(self, bus: Bus, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, bus: Bus, now: Callable[[], float] = clock.unix_s) -> None:
         self._now = now
         self._storage = NatsStorage(Counters(JetStream(bus), RATES, timeout_s=COUNT_TIMEOUT_S), now)
         self._limiter = SlidingWindowCounterRateLimiter(self._storage)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Callable
 from math import floor
 
@@ -12,6 +11,7 @@ from limits.aio.storage import Storage
 from limits.aio.storage.base import SlidingWindowCounterSupport
 from limits.storage.base import TimestampedSlidingWindow
 
+from infra import clock
 from infra.counters import Counters
 from schemas import subjects
 from schemas.errors import BrokerAway
@@ -38,7 +38,7 @@ class NatsStorage(Storage, SlidingWindowCounterSupport, TimestampedSlidingWindow
 
     STORAGE_SCHEME = ["async+nats"]  # noqa: RUF012  # typed so by the library
 
-    def __init__(self, counters: Counters, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, counters: Counters, now: Callable[[], float] = clock.unix_s) -> None:
         super().__init__()
         self._counters = counters
         self._now = now

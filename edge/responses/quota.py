@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Callable
 
 from edge.errors import Problem
 from edge.responses.record import Record, encode_record
+from infra import clock
 from infra.bus import Bus
 from infra.counters import Counters
 from infra.jetstream import JetStream
@@ -41,7 +41,7 @@ class ResponsesQuota:
     that fit stay. Where the counters do not answer a record is stored uncounted: the store has its own bound. `now`
     gives Unix seconds."""
 
-    def __init__(self, settings: Settings, bus: Bus, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings, bus: Bus, now: Callable[[], float] = clock.unix_s) -> None:
         self._now = now
         self._is_on = settings.store_share < 1
         self._bytes_max = int(settings.responses_bytes_max * settings.store_share)

@@ -158,7 +158,7 @@ async def test_nothing_is_fetched_for_who_is_not_let_in(
 ) -> None:
     edge, fetched = stage.worlds[0].edge, 0
 
-    async def inline(raw: bytes, _remotes: object, _bytes_max: int) -> bytes | Problem:
+    async def inline(raw: bytes, _remotes: object, _bytes_max: int, _log: object) -> bytes | Problem:
         nonlocal fetched
         fetched += 1
         return Problem("image_fetch_failed", "no such image")
