@@ -9,7 +9,7 @@ from chaos.ledger import Ledger, Log, Violated
 from chaos.processes import Process
 from infra import trace_names as names
 from infra.tracing import NoTracer, Span, Tracer
-from schemas.trace import is_sampled
+from schemas.trace import is_sampled, parse_traceparent
 from workers.tracing import PROCESS
 
 RATIOS = (0.0, 1.0, 0.0, 0.5)
@@ -88,9 +88,15 @@ class Traces:
         if end is None or end.usage is None or not end.nonce or not log.leases[-1].trace:
             return
         process = life_of(end.nonce.rpartition(".")[0])
-        if process is not None and process.alive and not told:
+        if process is not None and process.alive and not told and not self._gave_up(log.leases[-1].trace):
             self._violated("traces", f"nobody tells what {rid} used")
         self._count["usage told"] += told
+
+    def _gave_up(self, trace: str) -> bool:
+        """Whether an attempt was cut off until it let go of its request: it never heard that its END was stored."""
+        context = parse_traceparent(trace)
+        attempts = [span for span, _ in self.spans if span.name == PROCESS and span.context == context]
+        return any(span.error == "gave_up" for span in attempts)
 
     def _is_of_attempt(self, span: Span) -> bool:
         return span.name in ("lease", "prefill", "decode", "END", "ack")
