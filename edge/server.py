@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import cast
 
@@ -19,6 +19,7 @@ from edge.service import Edge
 from infra.access import access_of
 from infra.bus import Bus
 from infra.lifecycle import RoleContext
+from infra.majority import stay_with_majority
 
 BACKLOG = 4096
 """Connections that wait to be accepted: a burst of clients that all come at once."""
@@ -42,6 +43,7 @@ async def serve(context: RoleContext) -> None:
     listener = listen(settings.host, settings.port)
     access = access_of(settings, "edge")
     bus = await Bus.connect(settings.nats_url, name=context.id, fail=context.fail, access=access)
+    context.spawn(stay_with_majority(bus), "majority")
     edge = Edge(settings, bus, name=context.id, fail=context.fail, tracer=context.tracer)
     edge.start()
     # Its siblings on this port know the models already; one that does not would turn their requests away.
@@ -113,15 +115,31 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Takes no new connections, says on the open ones that each answer is the last, and then what uvicorn does."""
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        # What the kernel has queued for this listener it resets when that is closed: taken first, in the same breath.
+        queued = [connection for listener in sockets or [] for connection in _queued_at(listener)]
         for server in self.servers:
             server.close()
-        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        for connection in queued:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
         linger_until = asyncio.get_running_loop().time() + self._linger_s
         while self.server_state.connections and asyncio.get_running_loop().time() < linger_until:
             await asyncio.sleep(LINGER_POLL_S)
         await super().shutdown(sockets)
 
+    def _protocol(self) -> asyncio.Protocol:
+        """As uvicorn makes them."""
+        made = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+        return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Takes none."""
         yield
+
+
+def _queued_at(listener: socket.socket) -> Iterator[socket.socket]:
+    """The connections that are made and not taken yet; `listener` does not block."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            yield listener.accept()[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -102,8 +103,12 @@ class Bus:
             if not client.closing:
                 fail(BrokerAway(f"closed for good: {client.last_error or 'no reason given'}"))
 
+        # Shuffled once: a broker that is left is the last one to be tried again.
+        servers = url.split(",")
+        random.shuffle(servers)
         await client.connect(
-            url.split(","),
+            servers,
+            dont_randomize=True,
             name=name,
             error_cb=errors.report,
             disconnected_cb=bus._disconnected,
@@ -134,6 +139,15 @@ class Bus:
     def connected(self) -> bool:
         """Whether bytes written now go to a live connection."""
         return self._client.is_connected
+
+    @property
+    def brokers(self) -> int:
+        """How many are known: those of the URL, and those that they told of."""
+        return len(self._client.servers)
+
+    async def leave(self) -> None:
+        """Goes to another broker, when there is one; like every loss of a connection for whoever uses it."""
+        await self._client.force_reconnect()
 
     @property
     def max_payload(self) -> int:

@@ -10,6 +10,7 @@ from infra.bus import Bus
 from infra.jetstream import JetStream
 from infra.lifecycle import RoleContext, run_role
 from infra.logs import get_logger
+from infra.majority import stay_with_majority
 from infra.settings import Settings
 from infra.stream_set import ensure_streams
 from scheduler.limits import Limits
@@ -29,6 +30,7 @@ async def serve(context: RoleContext) -> None:
     settings = context.settings
     access = access_of(settings, "scheduler")
     bus = await Bus.connect(settings.nats_url, name=context.id, fail=context.fail, access=access)
+    context.spawn(stay_with_majority(bus), "majority")
     try:
         js = JetStream(bus)
         await _first_streams(js, settings)

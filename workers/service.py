@@ -14,6 +14,7 @@ from infra.jetstream import TOO_LARGE, JetStream, decode_puback, expect_headers,
 from infra.lifecycle import RoleContext
 from infra.log_traces import know_trace
 from infra.logs import get_logger
+from infra.majority import stay_with_majority
 from infra.metrics.page import Page
 from infra.micro import Endpoint, Micro
 from infra.output_log import OutputLog
@@ -87,6 +88,7 @@ async def serve(context: RoleContext) -> None:
     engine = make_engine(settings)
     worker_id = f"{context.id[:WORKER_ID_MAX]}-{secrets.token_hex(3)}"
     bus = await Bus.connect(settings.nats_url, name=worker_id, fail=context.fail, access=access)
+    context.spawn(stay_with_majority(bus), "majority")
     try:
         await WorkerService(context, bus, engine, worker_id).run()
     finally:

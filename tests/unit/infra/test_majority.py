@@ -1,0 +1,109 @@
+"""When a process leaves the broker that it is connected to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
+
+import pytest
+
+from infra import majority
+from infra.bus import Bus, Reply
+from infra.majority import SILENT_MAX_S, Patience, stay_with_majority
+from schemas.errors import BrokerAway
+
+NONE_FOUND = {"error": {"code": 404, "err_code": 10037, "description": "no message found"}}
+UNAVAILABLE = {
+    "error": {"code": 503, "err_code": 10008, "description": "JetStream system temporarily unavailable"}
+}
+FORBIDDEN = {"error": {"code": 500, "err_code": 10002, "description": "account has no JetStream"}}
+
+
+def test_a_connection_has_its_time_and_each_answer_gives_it_anew() -> None:
+    patience = Patience(100.0)
+    assert not patience.is_over(100.0 + SILENT_MAX_S, connected_since=0.0)
+    assert patience.is_over(100.1 + SILENT_MAX_S, connected_since=0.0)
+    patience.heard(103.0)
+    assert not patience.is_over(103.0 + SILENT_MAX_S, connected_since=0.0)
+    assert patience.is_over(103.1 + SILENT_MAX_S, connected_since=0.0)
+
+
+def test_another_broker_gets_as_much_time() -> None:
+    patience = Patience(100.0)
+    assert not patience.is_over(110.0, connected_since=105.0)
+    assert patience.is_over(105.1 + SILENT_MAX_S, connected_since=105.0)
+
+
+class Cluster:
+    """A bus whose broker answers that, or not at all."""
+
+    def __init__(self, answer: object, brokers: int = 3) -> None:
+        self.answer = answer
+        self.brokers = brokers
+        self.connected_since: float | None = 0.0
+        self.asked = 0
+        self.left = 0
+
+    async def request(self, _subject: str, _payload: bytes = b"", **_: Any) -> Reply:
+        self.asked += 1
+        if self.answer is None:
+            raise BrokerAway("no answer")
+        return Reply(b"", json.dumps(self.answer).encode())
+
+    async def leave(self) -> None:
+        self.left += 1
+        self.connected_since = asyncio.get_running_loop().time()
+
+
+@contextlib.asynccontextmanager
+async def watched(cluster: Cluster) -> AsyncIterator[None]:
+    watch = asyncio.create_task(stay_with_majority(cast("Bus", cluster)))
+    try:
+        yield
+    finally:
+        assert not watch.done()
+        watch.cancel()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(majority, "ASK_EVERY_S", 0.001)
+    monkeypatch.setattr(majority, "SILENT_MAX_S", 0.05)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("answer", [None, UNAVAILABLE])
+async def test_a_broker_without_a_leader_is_left_and_so_is_the_next(answer: object) -> None:
+    cluster = Cluster(answer)
+    async with watched(cluster):
+        await until(lambda: cluster.left == 2)
+        assert cluster.asked > 4, "not at the first silence"
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("answer", [NONE_FOUND, FORBIDDEN])
+async def test_one_that_answers_is_stayed_with(answer: object) -> None:
+    cluster = Cluster(answer)
+    async with watched(cluster):
+        await asyncio.sleep(0.2)
+    assert cluster.asked > 4
+    assert cluster.left == 0
+
+
+@pytest.mark.usefixtures("soon")
+async def test_who_knows_of_one_broker_or_has_none_asks_nobody() -> None:
+    alone, away = Cluster(None, brokers=1), Cluster(None)
+    away.connected_since = None
+    async with watched(alone), watched(away):
+        await asyncio.sleep(0.2)
+    assert (alone.asked, away.asked) == (0, 0)
+    assert (alone.left, away.left) == (0, 0)
