@@ -77,12 +77,19 @@ def paused(broker: AnyBroker) -> Iterator[None]:
     """SIGSTOP and SIGCONT: the broker's sockets stay open, and nothing behind them moves."""
     if isinstance(broker, ServedBroker):
         broker.do(lambda fake: fake.pause())
-        yield
-        broker.do(lambda fake: fake.resume())
+        try:
+            yield
+        finally:
+            broker.do(lambda fake: fake.resume())
         return
     os.kill(broker.pid, signal.SIGSTOP)
-    yield
-    os.kill(broker.pid, signal.SIGCONT)
+    try:
+        # The signal takes its time: on a busy machine a thread that has not seen it yet goes on answering. The parent
+        # is told once the last thread stands still.
+        os.waitid(os.P_PID, broker.pid, os.WSTOPPED | os.WNOWAIT)
+        yield
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
 
 
 async def restart(broker: AnyBroker, bus: Bus) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -18,6 +16,7 @@ from infra.settings import load_settings
 from schemas import subjects
 from schemas.log import Entry
 from schemas.output import CtlRecord, Delta, End, Failed, Handoff, Lease, Tail, Tok, Usage, encode
+from tests.contract.protocol import paused
 from tests.integration.edge_under_test import (
     MESSAGES,
     MODEL,
@@ -294,13 +293,10 @@ async def test_without_a_broker_nothing_is_claimed(own_broker: Broker) -> None:
     async with edge_on(settings) as world, world.http as http:
         asking, attempt = await ask(world)
         await attempt.tok("x")
-        os.kill(own_broker.pid, signal.SIGSTOP)
-        try:
+        with paused(own_broker):
             for method, path in (("DELETE", ""), ("GET", ""), ("GET", "/stream")):
                 response = await http.request(method, f"/v1/requests/{attempt.rid}{path}")
                 assert (response.status_code, response.json()["error"]["code"]) == (503, "broker_away")
                 assert response.headers["retry-after"] == "1"
-        finally:
-            os.kill(own_broker.pid, signal.SIGCONT)
         assert (await call(world, "DELETE", attempt.rid))["status"] == "cancelled"
         await asking

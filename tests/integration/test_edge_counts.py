@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -30,6 +28,7 @@ from schemas.errors import BrokerRefused
 from schemas.ids import ModelKey, RequestId, TenantKey
 from schemas.output import End
 from schemas.streams import COUNTS_BUCKET, counts_stream
+from tests.contract.protocol import paused
 from tests.integration.edge_under_test import (
     CHAT,
     MESSAGES,
@@ -337,12 +336,9 @@ async def test_a_broker_that_stands_still_does_not_keep_clients_for_long(
         client = post(worlds[0])
         await finish(backend, 1)
         assert (await client).status_code == 200
-        os.kill(own_broker.pid, signal.SIGSTOP)
-        begun = time.monotonic()
-        try:
+        with paused(own_broker):
+            begun = time.monotonic()
             answers = await asyncio.gather(*[post(world) for world in worlds for _ in range(5)])
-        finally:
-            os.kill(own_broker.pid, signal.SIGCONT)
         assert time.monotonic() - begun < 2.5
         assert {answer.json()["error"]["code"] for answer in answers} == {"broker_away"}
         await until_counted(backend, "tenant-public", b"{}")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import re
-import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from infra.broker import Broker
 from infra.settings import load_settings
 from schemas.dispatch import ModelState, Reader
 from schemas.output import Delta, End, Lease, Tail, Usage
+from tests.contract.protocol import paused
 from tests.integration.edge_under_test import (
     MESSAGES,
     MODEL,
@@ -212,11 +211,8 @@ async def test_a_stream_goes_on_after_the_broker_was_killed(own_broker: Broker) 
 async def test_an_unknown_outcome_is_named_and_cancelled(own_broker: Broker) -> None:
     settings = load_settings({"nats_url": own_broker.url, "publish_timeout_s": 1.5})
     async with edge_on(settings) as world, world.http as http:
-        os.kill(own_broker.pid, signal.SIGSTOP)
-        try:
+        with paused(own_broker):
             response = await http.post(CHAT, json=BODY)
-        finally:
-            os.kill(own_broker.pid, signal.SIGCONT)
         assert (response.status_code, response.json()["error"]["code"]) == (503, "outcome_unknown")
         attempt = await world.backend.attempt(lease=False)
         assert attempt.rid in response.json()["error"]["message"]

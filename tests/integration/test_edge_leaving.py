@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import signal
 import time
 from collections.abc import AsyncIterator
 
@@ -18,6 +17,7 @@ from schemas import subjects
 from schemas.dispatch import EdgeBeat, Reader
 from schemas.output import End, Lease, Usage
 from schemas.streams import REQUESTS
+from tests.contract.protocol import paused
 from tests.integration.edge_under_test import (
     Attempt,
     Backend,
@@ -261,13 +261,10 @@ async def test_a_client_is_answered_in_time_without_a_broker(
         client = post(world, {"x-penstock-deadline": "1"})
         attempt = await world.backend.attempt()
         await attempt.tok("x")
-        os.kill(own_broker.pid, signal.SIGSTOP)
-        try:
+        with paused(own_broker):
             begun = time.monotonic()
             response = await client
             assert time.monotonic() - begun < 4
-        finally:
-            os.kill(own_broker.pid, signal.SIGCONT)
         assert '"code":"request_timeout"' in response.text
         assert (await world.backend.end_of(attempt)).status == "expired", "once the broker is back"
 

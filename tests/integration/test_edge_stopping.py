@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
 
+from edge.server import Server, listen
 from infra.broker import Broker
 from infra.settings import load_settings
 from schemas.output import End
@@ -51,6 +53,25 @@ async def test_an_edge_has_room_for_so_many(broker: Broker) -> None:
         for attempt in attempts:
             await attempt.end(End(status="ok", n=0))
         await asyncio.gather(*clients, third)
+
+
+async def test_who_is_connected_already_when_an_edge_closes_is_answered(broker: Broker) -> None:
+    """The kernel gives connections to each of several edges of a port, and resets what an edge has not taken then."""
+    async with edge_on(load_settings({"nats_url": broker.url})) as world:
+        server, listener = Server(world.edge, linger_s=2, shutdown_timeout_s=5), listen("127.0.0.1", 0)
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup([listener])
+        # From here to its end the event loop gets no turn in which it could take them.
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(5)]
+        for client in clients:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nhost: penstock\r\n\r\n")
+        await server.shutdown([listener])
+        for client in clients:
+            with client:
+                answer = client.recv(1 << 16)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b"\r\nconnection: close\r\n" in answer.lower()
 
 
 async def test_a_stopping_edge_takes_nothing_new_in_the_end(worlds: tuple[World, World]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from edge.lineages import Lineages, Resolved
 from edge.lookup import Lookup
 from edge.publisher import Publisher
 from edge.waiting_room import WaitingRoom
-from infra.broker import Broker, is_healthy
+from infra.broker import Broker
 from infra.bus import Bus
 from infra.jetstream import JetStream, expect_headers
 from infra.output_log import OutputLog
@@ -37,6 +36,7 @@ from schemas.streams import (
     output_stream,
     requests_stream,
 )
+from tests.contract.protocol import paused
 from tests.integration.edge_under_test import until
 
 CARD = ModelCard("m", "m", "simulator", 4096, 256)
@@ -310,15 +310,9 @@ async def test_a_full_queue_does_not_hide_a_request_that_is_in_it(world: World) 
 async def test_a_broker_that_does_not_answer_leaves_the_outcome_unknown(world: World) -> None:
     resolved = await world.one.lineages.resolve(ANONYMOUS, "k", fingerprint(b"{}"))
     assert isinstance(resolved, Resolved)
-    os.kill(world.broker.pid, signal.SIGSTOP)
-    try:
-        # The signal takes its time: until then the broker goes on answering.
-        while await asyncio.to_thread(is_healthy, world.broker.monitor_url):
-            pass
+    with paused(world.broker):
         problem = await world.one.publish(resolved.rid)
         unresolved = await world.one.ask("k")
-    finally:
-        os.kill(world.broker.pid, signal.SIGCONT)
     assert problem is not None
     assert (problem.reason, problem.row.status, problem.row.retry_after) == ("outcome_unknown", 503, True)
     assert "outcome: unknown" in problem.message
