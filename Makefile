@@ -42,10 +42,10 @@ demo: $(VENV)/.installed ## start everything on free ports, stream one answer, s
 	done; \
 	$(BIN)/penstock chat --store $(DEMO_STORE) --max-tokens 48 "Tell me about rivers"
 
-test: $(VENV)/.installed-dev ## all tests but the slow ones, four groups side by side: most of them wait most of the time
+test: $(VENV)/.installed-dev ## all tests but the slow ones, in groups side by side: most of them wait most of the time
 ifeq ($(ARGS),)
-	+@$(MAKE) --no-print-directory -j4 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
-	  test-unit test-integration test-acceptance test-secure
+	+@$(MAKE) --no-print-directory -j5 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
+	  test-integration test-acceptance test-unit test-secure test-endpoints
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -54,7 +54,10 @@ test-unit: $(VENV)/.installed-dev ## the pure parts, the exhaustive model, a tho
 	$(BIN)/python -m pytest tests/unit tests/model tests/sim tests/deploy tests/test_tidy.py $(ARGS)
 
 test-acceptance: $(VENV)/.installed-dev ## whole systems and real clients; not the slow ones
-	$(BIN)/python -m pytest tests/acceptance tests/api tests/parity $(ARGS)
+	$(BIN)/python -m pytest tests/acceptance $(ARGS)
+
+test-endpoints: $(VENV)/.installed-dev ## how a broker behaves, the API against its document, other systems' endpoints
+	$(BIN)/python -m pytest tests/contract tests/api tests/parity $(ARGS)
 
 test-secure: $(VENV)/.installed-dev ## a broker that asks who one is, and faults on real processes
 	$(BIN)/python -m pytest tests/secure tests/chaos $(ARGS)
@@ -65,8 +68,8 @@ test-api: $(VENV)/.installed-dev ## the API against its own document, and hostil
 test-slow: $(VENV)/.installed-dev ## the tests that take long: 20 s cuts, 15 s pauses, full-size load; not of engines
 	$(BIN)/python -m pytest -m slow --ignore=tests/llamacpp --ignore=tests/vllm $(ARGS)
 
-test-integration: $(VENV)/.installed-dev ## only the tests against a real broker
-	$(BIN)/python -m pytest tests/contract tests/integration $(ARGS)
+test-integration: $(VENV)/.installed-dev ## parts against a real broker
+	$(BIN)/python -m pytest tests/integration $(ARGS)
 
 test-asyncapi: $(NODE)/.installed ## docs/asyncapi.json by the official parser, in .node
 	cd $(NODE) && node ../tests/asyncapi/validate.mjs ../docs/asyncapi.json
