@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from infra import trace_names as names
-from infra.tracing import NoTracer, Span, Tracer
+from infra.tracing import NoTracer, Tracer
 from scheduler import events, quota_events
 from scheduler.events import Action, Event
 from scheduler.traced import EVENTS_MAX
@@ -18,32 +18,13 @@ from schemas.output import End, Lease
 from schemas.requests import RequestMeta
 from schemas.subjects import RequestSubject
 from schemas.trace import TraceContext, parse_traceparent, queued_context, traceparent
+from tests.unit.infra.spans import Kept
 from tests.unit.scheduler.world import TENANT, World, ack_of, all_of, card, one, rid
 
 GIVEN = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 EDGES = RequestMeta(traceparent=GIVEN)
 PROCESS = f"process {subjects.REQUESTS_NAME}"
 PUBLISH = f"publish {subjects.REQUESTS_NAME}"
-
-
-class Kept:
-    """A tracer that keeps what it gets."""
-
-    def __init__(self, ratio: float = 1.0) -> None:
-        self.ratio = ratio
-        self.spans: list[Span] = []
-
-    def emit(self, span: Span) -> None:
-        self.spans.append(span)
-
-    def close(self) -> None: ...
-
-    def all(self, name: str) -> list[Span]:
-        return [span for span in self.spans if span.name == name]
-
-    def one(self, name: str) -> Span:
-        (found,) = self.all(name)
-        return found
 
 
 class Traced(World):

@@ -9,11 +9,12 @@ import msgspec
 
 from infra import clock
 from infra import trace_names as names
-from infra.tracing import NoTracer, Span, Tracer
+from infra.tracing import NoTracer, Tracer
 from schemas.dispatch import Work, WorkItem
 from schemas.log import Entry
 from schemas.output import Delta, End, Failed, Handoff, Lease, Tok
 from schemas.trace import TraceContext, parse_traceparent, queued_context, traceparent
+from tests.unit.infra.spans import Kept
 from tests.unit.workers.world import CAPABILITIES, KEY, RID, TENANT, Harness, item, lease, record
 from workers.engines.base import EngineFailed
 from workers.events import Action, CancelHinted, Event, Offered
@@ -21,26 +22,6 @@ from workers.tracing import PROCESS, Spans, Who
 
 BATCH = TraceContext("b" * 32, "c" * 16, is_sampled=True)
 REQUEST = queued_context(TENANT, RID, "", ratio=1)
-
-
-class Kept:
-    """A tracer that keeps what it gets."""
-
-    def __init__(self, ratio: float = 1.0) -> None:
-        self.ratio = ratio
-        self.spans: list[Span] = []
-
-    def emit(self, span: Span) -> None:
-        self.spans.append(span)
-
-    def close(self) -> None: ...
-
-    def all(self, name: str) -> list[Span]:
-        return [span for span in self.spans if span.name == name]
-
-    def one(self, name: str) -> Span:
-        (found,) = self.all(name)
-        return found
 
 
 class Traced(Harness):
