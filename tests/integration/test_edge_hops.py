@@ -21,6 +21,7 @@ from schemas.output import End
 from schemas.requests import TRACE_DEST, TRACEPARENT
 from schemas.streams import REQUESTS
 from tests.integration.edge_under_test import Attempt, Backend, World, backend_on, edge_at, post, until
+from tests.unit.infra.spans import Kept
 
 GIVEN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = GIVEN[:-2] + "00"
@@ -30,19 +31,8 @@ ANSWER_S = 10.0
 CONSUMER = "hops-test"
 
 
-class Recorder:
-    """A tracer that keeps what it gets."""
-
-    ratio = 1.0
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-
-    def emit(self, span: Span) -> None:
-        self.spans.append(span)
-
-    def close(self) -> None:
-        """Nothing waits."""
+class Recorder(Kept):
+    """Tells the broker's spans from the others."""
 
     @property
     def of_broker(self) -> list[Span]:
