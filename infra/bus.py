@@ -13,7 +13,8 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import nats.errors
@@ -83,6 +84,7 @@ class Bus:
         self._waiting: dict[asyncio.Future[Any], None] = {}
         self._last_token = 0
         self._inbox = b""
+        self._connect_too: Callable[..., Awaitable[Bus]] = partial(Bus.connect, name="visitor")
 
     @classmethod
     async def connect(
@@ -98,6 +100,7 @@ class Bus:
         errors = BrokerErrors(access.public_key)
         client = _Client(fail, errors, must_encrypt=access.tls is not None)
         bus = cls(client)
+        bus._connect_too = partial(cls.connect, name=f"{name}-visitor", access=access)
 
         async def lost() -> None:
             if not client.closing:
@@ -106,23 +109,27 @@ class Bus:
         # Shuffled once: a broker that is left is the last one to be tried again.
         servers = url.split(",")
         random.shuffle(servers)
-        await client.connect(
-            servers,
-            dont_randomize=True,
-            name=name,
-            error_cb=errors.report,
-            disconnected_cb=bus._disconnected,
-            reconnected_cb=bus._reconnected,
-            closed_cb=lost,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # seconds; it sleeps this long
-            max_reconnect_attempts=-1,
-            ping_interval=PING_INTERVAL_S,
-            max_outstanding_pings=PINGS_OUTSTANDING_MAX,
-            tls=access.tls,
-            nkeys_seed_str=access.seed or None,
-            inbox_prefix=access.inbox_prefix,
-        )
+        try:
+            await client.connect(
+                servers,
+                dont_randomize=True,
+                name=name,
+                error_cb=errors.report,
+                disconnected_cb=bus._disconnected,
+                reconnected_cb=bus._reconnected,
+                closed_cb=lost,
+                connect_timeout=CONNECT_TIMEOUT_S,
+                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # seconds; it sleeps this long
+                max_reconnect_attempts=-1,
+                ping_interval=PING_INTERVAL_S,
+                max_outstanding_pings=PINGS_OUTSTANDING_MAX,
+                tls=access.tls,
+                nkeys_seed_str=access.seed or None,
+                inbox_prefix=access.inbox_prefix,
+            )
+        except asyncio.CancelledError:
+            await bus.close()
+            raise
         errors.connected()
         bus.connected_since = bus._loop.time()
         prefix = client.new_inbox()
@@ -141,9 +148,25 @@ class Bus:
         return self._client.is_connected
 
     @property
-    def brokers(self) -> int:
-        """How many are known: those of the URL, and those that they told of."""
-        return len(self._client.servers)
+    def others(self) -> list[str]:
+        """URLs of the brokers that this is not connected to: of those that were given, and those that they told of."""
+        here = self._client.connected_url
+        return [url.geturl() for url in self._client.servers if here is None or url.netloc != here.netloc]
+
+    @contextlib.asynccontextmanager
+    async def visit(self, url: str) -> AsyncIterator[Bus]:
+        """A second connection, to the broker at `url`, for a question; it waits for that broker until it is cancelled.
+
+        Raises what a callback raised there, or why it was closed for good.
+        """
+        failures: list[Exception] = []
+        other = await self._connect_too(url, fail=failures.append)
+        try:
+            yield other
+        finally:
+            await other.close()
+        for failure in failures:
+            raise failure
 
     async def leave(self) -> None:
         """Goes to another broker, when there is one; like every loss of a connection for whoever uses it."""

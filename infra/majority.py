@@ -1,13 +1,14 @@
 """Leaving a broker that the majority of its cluster cannot hear.
 
 A broker that is cut off from the others keeps its clients: their connections are fine, and nothing that they publish is
-stored until the cut heals. So each role asks it for something that only the leader of a stream can answer, and goes to
-another broker when that stays unanswered for longer than an election takes.
+stored until the cut heals. So each role asks it for something that only the leader of a stream can answer; when that
+stays unanswered it asks the other brokers, and leaves for them once one of them has an answer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from infra.bus import Bus
 from infra.jetstream import JetStream
@@ -19,9 +20,9 @@ from schemas.streams import OUTPUT
 
 ASK_EVERY_S = 1.0
 ASK_TIMEOUT_S = 2.0
-SILENT_MAX_S = 6.0
-"""As long as a connection may be silent (`infra.bus`). An election takes 2 to 5 s on an idle machine; one that takes
-longer costs a change of broker and nothing else."""
+VISIT_TIMEOUT_S = 3.0
+SILENT_MAX_S = 4.0
+"""An election takes 2 to 5 s on an idle machine, and as long as it takes nobody else has an answer either."""
 
 _NOTHING = subjects.output_ctl(ANONYMOUS, "0" * 20)
 """Nobody's log: all that is wanted is that a leader says so."""
@@ -46,21 +47,36 @@ class Patience:
 
 async def stay_with_majority(bus: Bus) -> None:
     """Watches until cancelled."""
-    js = JetStream(bus, timeout_s=ASK_TIMEOUT_S)
     clock = asyncio.get_running_loop().time
     patience = Patience(clock())
     while True:
         await asyncio.sleep(ASK_EVERY_S)
         connected_since = bus.connected_since
-        if connected_since is None or bus.brokers < 2:
+        if connected_since is None or not bus.others or await _answers(bus):
             patience.heard(clock())
-            continue
-        try:
-            await js.last(OUTPUT, _NOTHING)
-            patience.heard(clock())
-        except BrokerRefused:
-            patience.heard(clock())
-        except BrokerAway:
-            if patience.is_over(clock(), connected_since):
-                _log.warning("this broker reaches no leader: trying another", silent_s=SILENT_MAX_S)
-                await bus.leave()
+        elif patience.is_over(clock(), connected_since) and await _answers_elsewhere(bus):
+            _log.warning("this broker reaches no leader, another one does: changing over")
+            await bus.leave()
+
+
+async def _answers(bus: Bus) -> bool:
+    """Whether the leader of a stream can be reached."""
+    try:
+        await JetStream(bus, timeout_s=ASK_TIMEOUT_S).last(OUTPUT, _NOTHING)
+    except BrokerAway:
+        return False
+    except BrokerRefused:
+        return True
+    return True
+
+
+async def _answers_elsewhere(bus: Bus) -> bool:
+    """Whether it is worth while to leave: when nobody leads, every broker is as good as this one."""
+
+    async def answers_at(url: str) -> bool:
+        with contextlib.suppress(TimeoutError, BrokerAway):
+            async with asyncio.timeout(VISIT_TIMEOUT_S), bus.visit(url) as other:
+                return await _answers(other)
+        return False
+
+    return any(await asyncio.gather(*map(answers_at, bus.others)))

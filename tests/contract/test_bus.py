@@ -13,7 +13,7 @@ from infra.kv import KeyValue
 from infra.wire import encode_headers, header_value, status_of
 from schemas.errors import BrokerAway, BrokerRefused, StreamMismatch
 from schemas.streams import StreamSpec, requests_stream
-from tests.contract.protocol import Contract, until
+from tests.contract.protocol import AnyBroker, Contract, until
 
 
 async def test_what_is_published_after_a_subscribe_is_seen(contract: Contract) -> None:
@@ -221,3 +221,31 @@ async def test_two_creators_of_one_stream_meet_in_it(contract: Contract, own_bro
     )
     assert await contract.js.exists("RACE")
     await other.close()
+
+
+async def test_a_bus_visits_another_broker_and_goes_there(own_broker: AnyBroker, broker: Broker) -> None:
+    failures: list[Exception] = []
+    bus = await Bus.connect(f"{own_broker.url},{broker.url}", name="contract", fail=failures.append)
+    since = bus.connected_since
+    (other,) = bus.others
+    assert other in (own_broker.url, broker.url)
+    async with bus.visit(other) as visitor:
+        assert visitor.others == []
+        assert status_of((await visitor.request("nobody.here", timeout_s=5)).headers) == SERVICE_UNAVAILABLE
+    assert not visitor.connected
+    assert (bus.others, bus.connected_since) == ([other], since), "it is still where it was"
+    await bus.leave()
+    await until(lambda: bus.connected_since not in (None, since))
+    (left,) = bus.others
+    assert {left, other} == {own_broker.url, broker.url}
+    await bus.close()
+    assert not failures
+
+
+async def test_a_visit_to_nobody_can_be_given_up(contract: Contract, free_port: int) -> None:
+    before = asyncio.all_tasks()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3), contract.bus.visit(f"nats://127.0.0.1:{free_port}"):
+            pytest.fail("nobody listens there")
+    assert asyncio.all_tasks() == before
+    assert contract.bus.connected

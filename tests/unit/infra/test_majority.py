@@ -33,19 +33,23 @@ def test_a_connection_has_its_time_and_each_answer_gives_it_anew() -> None:
 
 def test_another_broker_gets_as_much_time() -> None:
     patience = Patience(100.0)
-    assert not patience.is_over(110.0, connected_since=105.0)
+    assert not patience.is_over(105.0 + SILENT_MAX_S, connected_since=105.0)
     assert patience.is_over(105.1 + SILENT_MAX_S, connected_since=105.0)
 
 
-class Cluster:
-    """A bus whose broker answers that, or not at all."""
+class Broker:
+    """A bus whose broker answers that, or not at all; the others are those of `others`, by their URLs."""
 
-    def __init__(self, answer: object, brokers: int = 3) -> None:
+    def __init__(self, answer: object, **others: Broker) -> None:
         self.answer = answer
-        self.brokers = brokers
+        self.around = others
         self.connected_since: float | None = 0.0
         self.asked = 0
         self.left = 0
+
+    @property
+    def others(self) -> list[str]:
+        return list(self.around)
 
     async def request(self, _subject: str, _payload: bytes = b"", **_: Any) -> Reply:
         self.asked += 1
@@ -53,14 +57,20 @@ class Cluster:
             raise BrokerAway("no answer")
         return Reply(b"", json.dumps(self.answer).encode())
 
+    @contextlib.asynccontextmanager
+    async def visit(self, url: str) -> AsyncIterator[Broker]:
+        if self.around[url].connected_since is None:
+            await asyncio.Event().wait()
+        yield self.around[url]
+
     async def leave(self) -> None:
         self.left += 1
         self.connected_since = asyncio.get_running_loop().time()
 
 
 @contextlib.asynccontextmanager
-async def watched(cluster: Cluster) -> AsyncIterator[None]:
-    watch = asyncio.create_task(stay_with_majority(cast("Bus", cluster)))
+async def watched(broker: Broker) -> AsyncIterator[None]:
+    watch = asyncio.create_task(stay_with_majority(cast("Bus", broker)))
     try:
         yield
     finally:
@@ -78,30 +88,46 @@ async def until(condition: Callable[[], bool]) -> None:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(majority, "ASK_EVERY_S", 0.001)
     monkeypatch.setattr(majority, "SILENT_MAX_S", 0.05)
+    monkeypatch.setattr(majority, "VISIT_TIMEOUT_S", 0.05)
+
+
+def unreachable() -> Broker:
+    broker = Broker(NONE_FOUND)
+    broker.connected_since = None
+    return broker
 
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("answer", [None, UNAVAILABLE])
-async def test_a_broker_without_a_leader_is_left_and_so_is_the_next(answer: object) -> None:
-    cluster = Cluster(answer)
-    async with watched(cluster):
-        await until(lambda: cluster.left == 2)
-        assert cluster.asked > 4, "not at the first silence"
+async def test_a_broker_without_a_leader_is_left_for_one_that_has(answer: object) -> None:
+    broker = Broker(answer, down=unreachable(), alone=Broker(None), good=Broker(NONE_FOUND))
+    async with watched(broker):
+        await until(lambda: broker.left == 2)
+    assert broker.asked > 4, "not at the first silence, neither here nor there"
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("answer", [None, UNAVAILABLE])
+async def test_while_nobody_leads_every_broker_is_as_good(answer: object) -> None:
+    broker = Broker(answer, down=unreachable(), other=Broker(answer))
+    async with watched(broker):
+        await until(lambda: broker.around["other"].asked > 1)
+    assert broker.left == 0
 
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("answer", [NONE_FOUND, FORBIDDEN])
 async def test_one_that_answers_is_stayed_with(answer: object) -> None:
-    cluster = Cluster(answer)
-    async with watched(cluster):
+    broker = Broker(answer, good=Broker(NONE_FOUND))
+    async with watched(broker):
         await asyncio.sleep(0.2)
-    assert cluster.asked > 4
-    assert cluster.left == 0
+    assert broker.asked > 4
+    assert (broker.left, broker.around["good"].asked) == (0, 0)
 
 
 @pytest.mark.usefixtures("soon")
 async def test_who_knows_of_one_broker_or_has_none_asks_nobody() -> None:
-    alone, away = Cluster(None, brokers=1), Cluster(None)
+    alone, away = Broker(None), Broker(None, good=Broker(NONE_FOUND))
     away.connected_since = None
     async with watched(alone), watched(away):
         await asyncio.sleep(0.2)
