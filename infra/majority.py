@@ -19,8 +19,8 @@ from schemas.ids import ANONYMOUS
 from schemas.streams import OUTPUT
 
 ASK_EVERY_S = 1.0
-ASK_TIMEOUT_S = 2.0
-VISIT_TIMEOUT_S = 3.0
+ASK_TIMEOUT_S = 1.0
+VISIT_TIMEOUT_S = 2.0
 SILENT_MAX_S = 4.0
 """An election takes 2 to 5 s on an idle machine, and as long as it takes nobody else has an answer either."""
 
@@ -54,7 +54,7 @@ async def stay_with_majority(bus: Bus) -> None:
         connected_since = bus.connected_since
         if connected_since is None or not bus.others or await _answers(bus):
             patience.heard(clock())
-        elif patience.is_over(clock(), connected_since) and await _answers_elsewhere(bus):
+        elif patience.is_over(clock(), connected_since) and await _answers_only_elsewhere(bus):
             _log.warning("this broker reaches no leader, another one does: changing over")
             await bus.leave()
 
@@ -70,7 +70,7 @@ async def _answers(bus: Bus) -> bool:
     return True
 
 
-async def _answers_elsewhere(bus: Bus) -> bool:
+async def _answers_only_elsewhere(bus: Bus) -> bool:
     """Whether it is worth while to leave: when nobody leads, every broker is as good as this one."""
 
     async def answers_at(url: str) -> bool:
@@ -79,4 +79,5 @@ async def _answers_elsewhere(bus: Bus) -> bool:
                 return await _answers(other)
         return False
 
-    return any(await asyncio.gather(*map(answers_at, bus.others)))
+    # Asked here again: a leader may have been elected since the last time.
+    return any(await asyncio.gather(*map(answers_at, bus.others))) and not await _answers(bus)

@@ -68,6 +68,18 @@ class Broker:
         self.connected_since = asyncio.get_running_loop().time()
 
 
+class Elected(Broker):
+    """It is the leader from the first question on, which those around it hear, too."""
+
+    def __init__(self) -> None:
+        super().__init__(NONE_FOUND)
+
+    async def request(self, _subject: str, _payload: bytes = b"", **_: Any) -> Reply:
+        for broker in self.around.values():
+            broker.answer = NONE_FOUND
+        return await super().request(_subject)
+
+
 @contextlib.asynccontextmanager
 async def watched(broker: Broker) -> AsyncIterator[None]:
     watch = asyncio.create_task(stay_with_majority(cast("Bus", broker)))
@@ -112,6 +124,16 @@ async def test_while_nobody_leads_every_broker_is_as_good(answer: object) -> Non
     broker = Broker(answer, down=unreachable(), other=Broker(answer))
     async with watched(broker):
         await until(lambda: broker.around["other"].asked > 1)
+    assert broker.left == 0
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_leader_that_is_elected_meanwhile_is_found_here_too() -> None:
+    broker = Broker(None, other=Elected())
+    broker.around["other"].around = {"asker": broker}
+    async with watched(broker):
+        await until(lambda: broker.around["other"].asked > 0)
+        await asyncio.sleep(0.1)
     assert broker.left == 0
 
 
