@@ -45,7 +45,7 @@ demo: $(VENV)/.installed ## start everything on free ports, stream one answer, s
 test: $(VENV)/.installed-dev ## all tests but the slow ones, in groups side by side: most of them wait most of the time
 ifeq ($(ARGS),)
 	+@$(MAKE) --no-print-directory -j5 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
-	  test-integration test-acceptance test-unit test-secure test-endpoints
+	  test-integration test-acceptance test-unit test-secure test-contracts
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -56,7 +56,7 @@ test-unit: $(VENV)/.installed-dev ## the pure parts, the exhaustive model, a tho
 test-acceptance: $(VENV)/.installed-dev ## whole systems and real clients; not the slow ones
 	$(BIN)/python -m pytest tests/acceptance $(ARGS)
 
-test-endpoints: $(VENV)/.installed-dev ## how a broker behaves, the API against its document, other systems' endpoints
+test-contracts: $(VENV)/.installed-dev ## what a broker does for us, the API against its document, other systems' endpoints
 	$(BIN)/python -m pytest tests/contract tests/api tests/parity $(ARGS)
 
 test-secure: $(VENV)/.installed-dev ## a broker that asks who one is, and faults on real processes

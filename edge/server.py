@@ -140,6 +140,7 @@ class Server(uvicorn.Server):
 
 def _queued_at(listener: socket.socket) -> Iterator[socket.socket]:
     """The connections that are made and not taken yet; `listener` does not block."""
-    with contextlib.suppress(BlockingIOError):
+    # There are no more, or no files for more: a drain goes on either way.
+    with contextlib.suppress(OSError):
         while True:
             yield listener.accept()[0]

@@ -38,7 +38,7 @@ class Patience:
 
     def heard(self, now: float) -> None:
         """The leader of a stream answered, or there is nowhere else to go."""
-        self._heard_at = max(self._heard_at, now)
+        self._heard_at = now
 
     def is_over(self, now: float, connected_since: float) -> bool:
         """Whether nothing was heard for too long over this connection."""

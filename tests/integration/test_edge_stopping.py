@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import struct
 from collections.abc import AsyncIterator
 
 import pytest
@@ -66,6 +67,9 @@ async def test_who_is_connected_already_when_an_edge_closes_is_answered(broker: 
         clients = [socket.create_connection(listener.getsockname()) for _ in range(5)]
         for client in clients:
             client.sendall(b"GET /healthz HTTP/1.1\r\nhost: penstock\r\n\r\n")
+        gone = socket.create_connection(listener.getsockname())
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.close()
         await server.shutdown([listener])
         for client in clients:
             with client:
