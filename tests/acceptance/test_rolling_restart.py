@@ -40,7 +40,7 @@ def wait_for_answers(system: System, load: Load, count: int) -> None:
     [
         pytest.param(8, 1, {}, id="short"),
         pytest.param(24, 3, {}, id="long", marks=pytest.mark.slow),
-        # A new connection that the kernel gave to an edge which closes at that moment is reset: hence the retries.
+        # What the kernel gives to an edge between its last look at its queue and the close is reset: hence the retries.
         pytest.param(24, 3, {"fresh": True, "retries": 2}, id="new connections", marks=pytest.mark.slow),
     ],
 )
