@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from bench.system import REPOSITORY
-from infra.broker import free_port
+from infra.ports import free_port
 
 START_TIMEOUT_S = 240.0
 """A cold start imports all of vLLM, on a busy machine."""

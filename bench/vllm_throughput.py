@@ -26,7 +26,7 @@ from bench.random_model import Size, build
 from bench.result_file import write_result
 from bench.stream_load import Chat, Result, run_load
 from bench.system import System
-from infra.broker import free_port
+from infra.ports import free_port
 from infra.settings import set_environment
 
 MAX_NUM_SEQS = 64

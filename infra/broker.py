@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import http.client
 import json
-import random
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections import deque
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
+from infra.ports import free_port, is_free
 from infra.setting_types import GIB, MIB
 from infra.settings import Settings
 from infra.tether import tethered
@@ -43,12 +41,6 @@ DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 # Dead letters, batches and the key-value buckets.
 OTHER_STREAMS_BYTES = 2 * GIB
 MEMORY_BYTES = 256 * MIB
-
-FREE_PORTS = range(20_000, 32_768)
-"""Below the range of outgoing connections (Linux: 32768 to 60999), above what services are known by."""
-
-_named: deque[int] = deque(maxlen=1000)
-"""Ports that `free_port` named last."""
 
 
 class BrokerError(Exception):
@@ -152,32 +144,6 @@ def is_healthy(monitor_url: str) -> bool:
             return bool(response.status == 200)
     except (OSError, http.client.HTTPException):
         return False
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that was free a moment ago. Not one of those that the kernel gives to outgoing connections: it was
-    seen to give the very port to one before the server could listen on it. And not one that was named just before:
-    of forty that are chosen first and listened on later, two would be the same one time in sixteen.
-    """
-    port = random.choice(FREE_PORTS)
-    while port in _named or not is_free(port, host):
-        port = random.choice(FREE_PORTS)
-    _named.append(port)
-    return port
-
-
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen on the port now.
-
-    Ports of connections that linger after a close count as free.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 class Broker:

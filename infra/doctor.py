@@ -19,8 +19,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra import commands
-from infra.broker import BrokerError, find_nats_server, is_free, reserved_bytes
+from infra.broker import BrokerError, find_nats_server, reserved_bytes
 from infra.engine_choice import EngineChoice, EngineRefusal
+from infra.ports import is_free
 from infra.setting_types import GIB, MIB
 from infra.settings import Settings, redact, source_of
 from infra.store import is_running, read_state

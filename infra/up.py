@@ -25,10 +25,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from infra import commands, supervisor
-from infra.broker import BrokerPlan, free_port, is_healthy, plan_broker
+from infra.broker import BrokerPlan, is_healthy, plan_broker
 from infra.child_logs import ChildLogs
 from infra.engine_choice import EngineChoice, ask_worker
 from infra.logs import configure_logs, get_logger, is_pretty
+from infra.ports import free_port
 from infra.settings import Settings, aliases_taken, hand_down, load_settings, redact, source_of
 from infra.store import (
     MetricsTarget,

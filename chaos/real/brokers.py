@@ -13,7 +13,8 @@ import httpx
 
 from chaos.real.members import Running, start
 from chaos.real.proxy import Link
-from infra.broker import broker_config, find_nats_server, free_port
+from infra.broker import broker_config, find_nats_server
+from infra.ports import free_port
 from infra.settings import Settings
 
 CLUSTER = "penstock"

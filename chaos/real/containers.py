@@ -23,7 +23,8 @@ from testcontainers.core.network import Network
 from chaos.real.brokers import CLUSTER, Node, until_healthy
 from chaos.real.endings import to_its_end
 from chaos.real.members import Launch, Running
-from infra.broker import broker_config, find_nats_server, free_port
+from infra.broker import broker_config, find_nats_server
+from infra.ports import free_port
 from infra.settings import Settings
 
 CLIENT_PORT, MONITOR_PORT, ROUTE_PORT = 4222, 8222, 6222

@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, NoReturn
 
-from infra.broker import free_port
+from infra.ports import free_port
 
 CHUNK_BYTES = 64 * 1024
 CHUNKS_IN_FLIGHT_MAX = 64

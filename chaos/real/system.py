@@ -20,7 +20,7 @@ from chaos.real.members import CHECKOUT, Installation, Launch, Member, RoleLaunc
 from chaos.real.proxy import CLEAR, Link
 from chaos.real.samples import sample
 from chaos.real.shape import BrokerKind, Record, Shape, System, SystemFailed
-from infra.broker import free_port
+from infra.ports import free_port
 from infra.settings import Settings, load_settings
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from bench.roles import RoleProcess
 from bench.system import System
 from bench.transcript import expected
-from infra.broker import free_port
+from infra.ports import free_port
 from tests.acceptance.conftest import StartSystem
 from tests.acceptance.raw_client import attach, body_of, post, state
 from tests.acceptance.tap import assert_clean

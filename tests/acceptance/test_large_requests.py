@@ -14,7 +14,8 @@ import pytest
 
 from bench.system import System
 from bench.transcript import MODEL, assert_whole, client, stream
-from infra.broker import broker_config, find_nats_server, free_port
+from infra.broker import broker_config, find_nats_server
+from infra.ports import free_port
 from infra.setting_types import MIB
 from infra.settings import load_settings
 from infra.tether import tethered

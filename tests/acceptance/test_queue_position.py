@@ -18,6 +18,8 @@ from tests.acceptance.raw_client import PATHS, body_of
 TOKENS = 60
 ITL_MS = 20
 RUN_S = TOKENS * ITL_MS / 1e3
+MANY = 100
+"""Each place lasts two seconds: it is told of within the first of them, or on a busy machine within the second."""
 HEAD_WAIT_S = 2.0
 """By then the leader has counted every request."""
 
@@ -38,10 +40,10 @@ def system(start_system: StartSystem) -> System:
     return start_system(slots=1, itl_ms=ITL_MS, ttft_ms=5, head_wait_s=HEAD_WAIT_S, edges=2)
 
 
-def watch(system: System, number: int) -> Told:
+def watch(system: System, number: int, tokens: int = TOKENS) -> Told:
     time.sleep(number * 0.05)
     began, comments, first_token_s, whole = time.monotonic(), [], 0.0, False
-    asked = body_of(f"waits {number}", TOKENS, ignore_eos=True)
+    asked = body_of(f"waits {number}", tokens, ignore_eos=True)
     with (
         httpx.Client(timeout=60) as http,
         http.stream("POST", system.url + PATHS["chat"], json=asked) as answer,
@@ -58,19 +60,18 @@ def watch(system: System, number: int) -> Told:
 
 def test_places_fall_and_times_come_true(system: System) -> None:
     for number in range(4):
-        assert_whole(stream(system.url, f"so fast {number}", TOKENS), f"so fast {number}", TOKENS)
+        assert_whole(stream(system.url, f"so fast {number}", MANY), f"so fast {number}", MANY)
     with ThreadPoolExecutor(STREAMS) as pool:
-        told = list(pool.map(lambda number: watch(system, number), range(STREAMS)))
+        told = list(pool.map(lambda number: watch(system, number, MANY), range(STREAMS)))
     assert all(one.whole for one in told)
     assert [one.head for one in told][:2] == [0, 0], "they run by then"
     assert max(one.head for one in told) >= 4
     for one in told:
         places = [place for _, place, _ in one.comments]
         assert places == sorted(places, reverse=True)
-        gaps = [later[0] - sooner[0] for sooner, later in zip(one.comments, one.comments[1:], strict=False)]
-        assert all(gap > 0.8 for gap in gaps), "not more often than once a second"
+        assert len(one.comments) <= 1 + one.first_token_s, "not more often than once a second"
     last = told[-1]
-    assert last.comments[-1][1] <= 1, "a place lasts about as long as it takes to tell of it"
+    assert last.comments[-1][1] <= 1, "a place lasts for longer than it takes to tell of it"
     at_s, _, eta_s = last.comments[0]
     assert eta_s is not None
     assert eta_s / 2.5 < last.first_token_s - at_s < eta_s * 2.5

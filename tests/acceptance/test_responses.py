@@ -15,7 +15,7 @@ from bench.roles import RoleProcess
 from bench.system import System
 from bench.transcript import MODEL, client, expected
 from bench.worker_kill import worker_of
-from infra.broker import free_port
+from infra.ports import free_port
 from tests.acceptance.conftest import StartSystem
 from tests.acceptance.tap import assert_clean
 from workers.engines.simulator import reference_text

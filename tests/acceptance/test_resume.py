@@ -12,7 +12,7 @@ from bench.roles import RoleProcess
 from bench.system import System
 from bench.transcript import expected, stream
 from bench.worker_kill import worker_of
-from infra.broker import free_port
+from infra.ports import free_port
 from tests.acceptance.conftest import StartSystem
 from tests.acceptance.raw_client import Event, attach, body_of, post, state
 from tests.acceptance.tap import assert_clean

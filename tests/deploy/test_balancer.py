@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.broker import free_port
+from infra.ports import free_port
 from tests.deploy.compose_file import DEPLOY
 
 pytestmark = pytest.mark.skipif(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.broker import Broker, BrokerError, broker_config, find_nats_server, free_port, is_healthy
+from infra.broker import Broker, BrokerError, broker_config, find_nats_server, is_healthy
 from infra.settings import Settings, load_settings
 from infra.store import is_running
 
@@ -123,9 +123,3 @@ def test_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
         assert is_running(pid)
         os.kill(parent.pid, signal.SIGKILL)
     wait_for(lambda: not is_running(pid))
-
-
-def test_a_free_port_is_named_once() -> None:
-    """Whoever chooses several listens on them later."""
-    ports = [free_port() for _ in range(900)]
-    assert len(set(ports)) == len(ports)

@@ -66,9 +66,7 @@ def test_a_machine_that_can_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("option", "check"), [("--port", "HTTP port"), ("--broker-port", "broker")])
 def test_a_port_in_use(free_port: int, option: str, check: str) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", free_port))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", free_port)):
         code, said, checks = diagnosis(*ANY_PORTS, option, str(free_port))
     assert (code, said["works"], checks[check]["state"]) == (1, False, "problem")
     assert option in checks[check]["todo"]

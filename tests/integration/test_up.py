@@ -262,9 +262,7 @@ def test_no_orphans_after_kill_9(up: Up) -> None:
 
 @pytest.mark.parametrize("option", ["--port", "--broker-port"])
 def test_a_port_in_use_is_refused(up: Up, free_port: int, option: str) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", free_port))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", free_port)):
         refused = up.command("up", "--port", "0", "--broker-port", "0", option, str(free_port))
     assert refused.returncode == 2
     assert str(free_port) in refused.stderr

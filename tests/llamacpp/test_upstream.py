@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from bench.system import System
+from infra.ports import free_port
 from schemas.requests import RequestMeta
 from workers.engines.base import EngineEvent, EngineFinished, EngineRequest
 from workers.engines.upstream import OpenAIEngine, OpenAIOptions
@@ -42,9 +42,7 @@ class LlamaServer:
     """The server in a process of its own."""
 
     def __init__(self, model: Path, log: Path, *, parallel: int, embeds: bool = False) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}/v1"
         kind = "embeds" if embeds else "speaks"
         with log.open("wb") as out:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from infra.broker import free_port
+from infra.ports import free_port
 
 SCRAPE_S = 1
 START_S = 20.0

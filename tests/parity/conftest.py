@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.system import REPOSITORY, SIMULATED, System
-from infra.broker import free_port
+from infra.ports import free_port
 
 StartShared = Callable[..., System]
 

@@ -236,17 +236,22 @@ def test_b14_final_frame(roomy: System, path: str) -> None:
 def test_b15_ttft_and_throughput(roomy: System) -> None:
     """What the metrics say of one stream is what its client sees."""
     ttft, rate = "penstock_time_to_first_token_seconds", "penstock_output_tokens_total"
+    count, total = f"{ttft}_count", f"{ttft}_sum"
     label = '{model="penstock-sim"}'
-    before = scraped(get(roomy, "/metrics").text)
-    begun = time.monotonic()
-    first = 0.0
-    with httpx.stream("POST", roomy.url + CHAT, json=chat_body("b15", 50, stream=True)) as answer:
-        for line in answer.iter_lines():
-            first = first or (time.monotonic() if '"content":"' in line and "assistant" not in line else 0.0)
-    after = scraped(get(roomy, "/metrics").text)
-
-    def grown(name: str) -> float:
-        return after[name + label] - before.get(name + label, 0.0)
-
-    assert (grown(f"{ttft}_count"), grown(rate)) == (1, 50)
-    assert grown(f"{ttft}_sum") == pytest.approx(first - begun, abs=0.1)
+    later_s = []
+    with httpx.Client(base_url=roomy.url) as http:
+        for _ in range(5):
+            before = scraped(get(roomy, "/metrics").text)
+            begun, first = time.monotonic(), 0.0
+            with http.stream("POST", CHAT, json=chat_body("b15", 50, stream=True)) as answer:
+                for line in answer.iter_lines():
+                    if '"content":"' in line and "assistant" not in line:
+                        first = first or time.monotonic() - begun
+            after = scraped(get(roomy, "/metrics").text)
+            grown = {
+                name: after[name + label] - before.get(name + label, 0.0) for name in (count, total, rate)
+            }
+            assert (grown[count], grown[rate]) == (1, 50)
+            later_s.append(first - grown[total])
+    # By a client's clock it is later by the way there and back, and by all that a busy machine adds.
+    assert 0 <= min(later_s) < 0.1

@@ -32,35 +32,42 @@ GENERATE = "/generate"
 
 
 def test_c1_generate(roomy: System) -> None:
-    begun = time.monotonic()
-    answer = post(roomy, GENERATE, {"prompt": "a river"})
-    took_ms = (time.monotonic() - begun) * 1e3
-    told = answer.json()
-    assert (answer.status_code, told["text"]) == (200, completed("a river", told["completion_tokens"]))
-    assert 0 < told["completion_tokens"] <= 100, "the default limit"
-    assert told["prompt_tokens"] > 0
-    assert 20 <= told["ttft_ms"] <= told["total_time_ms"] <= took_ms
-    assert told["ttft_ms"] < 20 + 150, "the engine's 20 ms, not when the answer was read"
+    ttft_ms = []
+    for _ in range(5):
+        begun = time.monotonic()
+        answer = post(roomy, GENERATE, {"prompt": "a river"})
+        took_ms = (time.monotonic() - begun) * 1e3
+        told = answer.json()
+        assert (answer.status_code, told["text"]) == (200, completed("a river", told["completion_tokens"]))
+        assert 0 < told["completion_tokens"] <= 100, "the default limit"
+        assert told["prompt_tokens"] > 0
+        assert 20 <= told["ttft_ms"] <= told["total_time_ms"] <= took_ms
+        ttft_ms.append(told["ttft_ms"])
+    assert min(ttft_ms) < 20 + 150, "the engine's 20 ms, not when the answer was read"
     for bad in ({}, {"prompt": 1}, {"prompt": "x", "temperature": 3}, {"prompt": "x", "max_tokens": 0}):
         refused = post(roomy, GENERATE, bad)
         assert (refused.status_code, type(refused.json()["detail"])) == (422, list)
 
 
 def test_c2_streaming(roomy: System) -> None:
-    begun = time.monotonic()
-    first = 0.0
-    events = []
     body = {"prompt": "on and on", "max_tokens": 40, "stream": True}
-    with httpx.stream("POST", roomy.url + GENERATE, json=body) as answer:
-        for event in events_of(answer):
-            first = first or time.monotonic() - begun
-            events.append(event.data)
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    *pieces, last = events
-    assert len(pieces) > 10
-    assert "".join(piece["text"] for piece in pieces) == completed("on and on", 40), "deltas, not cumulative"
-    assert (last["text"], last["completion_tokens"], last["finish_reason"]) == ("", 40, "length")
-    assert last["ttft_ms"] == pytest.approx(first * 1e3, abs=100), "the client's clock agrees"
+    later_ms = []
+    with httpx.Client(base_url=roomy.url) as http:
+        for _ in range(5):
+            begun, first, events = time.monotonic(), 0.0, []
+            with http.stream("POST", GENERATE, json=body) as answer:
+                for event in events_of(answer):
+                    first = first or time.monotonic() - begun
+                    events.append(event.data)
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            *pieces, last = events
+            assert len(pieces) > 10
+            text = "".join(piece["text"] for piece in pieces)
+            assert text == completed("on and on", 40), "deltas, not cumulative"
+            assert (last["text"], last["completion_tokens"], last["finish_reason"]) == ("", 40, "length")
+            later_ms.append(first * 1e3 - last["ttft_ms"])
+    # By a client's clock it is later by the way there and back, and by all that a busy machine adds.
+    assert 0 <= min(later_ms) < 100, "the client's clock agrees"
 
 
 def test_c3_health(lone: Lone) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from bench.system import REPOSITORY
+from infra.ports import free_port
 
 PROGRAM = REPOSITORY / ".phoenix" / "bin" / "phoenix"
 START_TIMEOUT_S = 180.0
@@ -45,7 +45,7 @@ class Phoenix:
     """One viewer on ports of its own, with nothing in it."""
 
     def __init__(self, folder: Path) -> None:
-        port, grpc_port = _free_ports(2)
+        port, grpc_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._log_path = folder / "phoenix.log"
         environment = {
@@ -153,14 +153,3 @@ def _seen(span: dict[str, Any]) -> Seen:
 def _is_of(span: Seen, rid: str) -> bool:
     attributes = span.attributes
     return attributes.get("penstock.request.id") == rid or rid in attributes.get("penstock.request.ids", ())
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

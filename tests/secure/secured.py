@@ -15,7 +15,8 @@ from typing import Any
 import nats
 from nats.aio.client import Client
 
-from infra.broker import free_port, is_free, is_healthy
+from infra.broker import is_healthy
+from infra.ports import FREE_PORTS, claim, free_port
 from infra.secure.directory import read_plan
 from infra.secure.plan import MONITOR_PORT_OFFSET, ROUTE_PORT_OFFSET
 from infra.settings import Settings, load_settings
@@ -34,7 +35,8 @@ def free_base_port() -> int:
     """A port that is free together with those that are counted from it."""
     while True:
         port = free_port()
-        if all(is_free(port + offset) for offset in (ROUTE_PORT_OFFSET, MONITOR_PORT_OFFSET)):
+        others = [port + offset for offset in (ROUTE_PORT_OFFSET, MONITOR_PORT_OFFSET)]
+        if max(others) in FREE_PORTS and all(claim(other) for other in others):
             return port
 
 

@@ -25,7 +25,7 @@ shapes = st.builds(
 
 
 @given(seeds, shapes)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_plan_is_its_seed_s(seed: int, shape: Shape) -> None:
     assert plan_of(seed, shape, duration_s=120, interval_s=2) == plan_of(
         seed, shape, duration_s=120, interval_s=2
@@ -33,7 +33,7 @@ def test_a_plan_is_its_seed_s(seed: int, shape: Shape) -> None:
 
 
 @given(seeds, shapes)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_step_is_over_before_the_end(seed: int, shape: Shape) -> None:
     steps = plan_of(seed, shape, duration_s=120, interval_s=2)
     assert steps
@@ -46,7 +46,7 @@ def test_every_step_is_over_before_the_end(seed: int, shape: Shape) -> None:
 
 
 @given(seeds, shapes)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_there_is_always_somebody_left(seed: int, shape: Shape) -> None:
     """Looked at every tenth of a second: outages apart, nobody's role is all out of order for more than a breath."""
     steps = plan_of(seed, shape, duration_s=120, interval_s=1)
@@ -72,7 +72,7 @@ def test_there_is_always_somebody_left(seed: int, shape: Shape) -> None:
 
 
 @given(seeds, shapes)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_nothing_is_hit_twice_at_once_and_outages_leave_time(seed: int, shape: Shape) -> None:
     steps = plan_of(seed, shape, duration_s=120, interval_s=1)
     for index, step in enumerate(steps):

@@ -40,7 +40,7 @@ def test_every_kind_is_told_by_its_first_bytes() -> None:
 
 
 @given(st.sampled_from(sorted(KINDS)), SIDES, SIDES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sizes_are_those_that_pillow_sees(kind: str, width: int, height: int) -> None:
     image = picture(kind, width, height)
     assert size(image) == Size(width, height) == Size(*Image.open(io.BytesIO(image)).size)
@@ -103,7 +103,7 @@ def test_an_image_without_pixels_or_without_a_header_is_none(kind: str) -> None:
 
 
 @given(st.sampled_from(sorted(KINDS)), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_broken_images_break_nothing(kind: str, data: st.DataObject) -> None:
     image = bytearray(picture(kind, 40, 30, frames=1 if kind == "JPEG" else 3))
     for _ in range(data.draw(st.integers(0, 8))):

@@ -348,7 +348,7 @@ def logs(draw: st.DrawFn) -> list[Entry]:
     return entries
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(logs(), st.data())
 def test_any_loss_and_repetition_gives_the_text_of_the_log_once_and_in_order(
     log: list[Entry], data: st.DataObject

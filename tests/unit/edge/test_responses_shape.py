@@ -245,7 +245,7 @@ PIECES = st.one_of(
     st.lists(PIECES, max_size=2),
     st.sampled_from(["stop", "length", "tool_calls"]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_reading_of_a_log_is_the_same(
     records: list[list[Delta]], last: list[Delta], reason: str
 ) -> None:

@@ -176,7 +176,7 @@ BODIES = st.fixed_dictionaries(
 
 
 @given(body=BODIES, data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_continuation_from_any_prefix_equals_the_whole(body: dict[str, Any], data: st.DataObject) -> None:
     events, end = steps_of(begin(**body))
     cut = data.draw(st.integers(0, len(events)), label="cut")
@@ -197,7 +197,7 @@ def again_of(log: Fold, choice: int) -> list[int]:
 
 
 @given(body=BODIES, kept=st.lists(st.integers(0, 25), min_size=3, max_size=3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_choices_may_have_come_to_different_places(body: dict[str, Any], kept: list[int]) -> None:
     events, _ = steps_of(begin(**body))
     log, single = folded(events), Fold()

@@ -90,7 +90,7 @@ class Broker:
 
 
 @given(made=chunks(), data=st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_the_log_says_what_the_engine_said(made: list[Chunk], data: st.DataObject) -> None:
     tokens, broker, waiting = Tokens(Fold()), Broker(), list(made)
     while waiting or tokens.has_waiting:
@@ -120,7 +120,7 @@ def test_the_log_says_what_the_engine_said(made: list[Chunk], data: st.DataObjec
 
 
 @given(made=chunks())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_rest_in_one_record_says_it_in_the_same_order(made: list[Chunk]) -> None:
     tokens = Tokens(Fold())
     for chunk in made:
@@ -131,7 +131,7 @@ def test_the_rest_in_one_record_says_it_in_the_same_order(made: list[Chunk]) -> 
 
 
 @given(made=chunks(), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_log_that_was_lost_is_said_once_more(made: list[Chunk], data: st.DataObject) -> None:
     tokens = Tokens(Fold())
     for chunk in made:
@@ -147,7 +147,7 @@ def test_a_log_that_was_lost_is_said_once_more(made: list[Chunk], data: st.DataO
 
 
 @given(made=chunks())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_another_choices_token_is_another_log(made: list[Chunk]) -> None:
     tokens = Tokens(Fold())
     for chunk in made:
