@@ -50,8 +50,9 @@ else
 	$(BIN)/python -m pytest $(ARGS)
 endif
 
+# They compute all the time and measure none of it: the groups beside it, which do, come first.
 test-unit: $(VENV)/.installed-dev ## the pure parts, the exhaustive model, a thousand simulated worlds, manifests, tidiness
-	$(BIN)/python -m pytest tests/unit tests/model tests/sim tests/deploy tests/test_tidy.py $(ARGS)
+	nice $(BIN)/python -m pytest tests/unit tests/model tests/sim tests/deploy tests/test_tidy.py $(ARGS)
 
 test-acceptance: $(VENV)/.installed-dev ## whole systems and real clients; not the slow ones
 	$(BIN)/python -m pytest tests/acceptance $(ARGS)

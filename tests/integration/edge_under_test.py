@@ -121,12 +121,23 @@ class Backend:
         self.models = [ModelState(card(), 1, 4, 4, 0.0, idle=1)]
         self.hints: list[RequestId] = []
         self.beats: list[EdgeBeat] = []
-        self.arrivals = 0
+        self._published: list[RequestId] = []
         self._attempts: asyncio.Queue[Attempt] = asyncio.Queue()
         bus.subscribe(subjects.REQUESTS_ALL, self._on_request)
         bus.subscribe(subjects.CANCEL_ALL, self._on_hint)
         bus.subscribe(subjects.EDGE, self._on_beat)
         self.leading = asyncio.create_task(self._lead())
+
+    @property
+    def arrivals(self) -> int:
+        """Requests that were published."""
+        return len(set(self._published))
+
+    async def assert_each_was_stored_once(self, last_seq_before: int) -> None:
+        """What was published again was not stored again."""
+        if len(self._published) > self.arrivals:
+            _, last_seq = await self.js.bounds(REQUESTS)
+            assert last_seq - last_seq_before <= self.arrivals, self._published
 
     async def attempt(self, *, lease: bool = True) -> Attempt:
         """The next request that was published."""
@@ -153,8 +164,10 @@ class Backend:
     def _on_request(self, subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
         parsed = subjects.parse_request(subject)
         assert parsed is not None
-        self.arrivals += 1
-        self._attempts.put_nowait(Attempt(self.js, parsed.tenant, parsed.rid, headers, payload))
+        # The same publish twice is one request, and the stream keeps one.
+        if parsed.rid not in self._published:
+            self._attempts.put_nowait(Attempt(self.js, parsed.tenant, parsed.rid, headers, payload))
+        self._published.append(parsed.rid)
 
     def _on_beat(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
         self.beats.append(dispatch.decode_edge_beat(payload))
@@ -201,11 +214,14 @@ async def backend_on(settings: Settings, *, has_streams: bool = True) -> AsyncIt
     """A backend on a connection of its own, and the streams, as if a scheduler had been there."""
     failures: list[Exception] = []
     bus = await Bus.connect(settings.nats_url, name="backend", fail=failures.append)
+    last_seq = 0
     if has_streams:
         await ensure_streams(JetStream(bus), settings)
+        _, last_seq = await JetStream(bus).bounds(REQUESTS)
     backend = Backend(bus)
     try:
         yield backend
+        await backend.assert_each_was_stored_once(last_seq)
     finally:
         backend.leading.cancel()
         await bus.close()

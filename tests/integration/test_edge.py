@@ -27,7 +27,7 @@ USAGE = Usage(prompt_tokens=5, completion_tokens=3)
 
 @pytest.fixture
 async def world(broker: Broker) -> AsyncIterator[World]:
-    settings = load_settings({"nats_url": broker.url, "head_wait_s": 0.3, "keep_alive_s": 0.2})
+    settings = load_settings({"nats_url": broker.url, "head_wait_s": 3, "keep_alive_s": 0.2})
     async with edge_on(settings) as world:
         yield world
 

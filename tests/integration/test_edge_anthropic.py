@@ -45,7 +45,7 @@ PING = 'event: ping\ndata: {"type":"ping"}\n\n'
 @pytest.fixture
 async def worlds(broker: Broker) -> AsyncIterator[tuple[World, World]]:
     """Two edges and one backend, whose model has an adapter."""
-    settings = load_settings({"nats_url": broker.url, "keep_alive_s": 0.1, "head_wait_s": 0.1})
+    settings = load_settings({"nats_url": broker.url, "keep_alive_s": 0.1, "head_wait_s": 2})
     async with backend_on(settings) as backend:
         backend.models = [ModelState(card(MODEL, ADAPTER), 1, 4, 4, 0.0)]
         async with (

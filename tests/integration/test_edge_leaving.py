@@ -192,13 +192,13 @@ async def test_retries_with_one_key_share_one_run(
 
 
 async def test_nobody_took_it_in_time(broker: Broker) -> None:
-    settings = load_settings({"nats_url": broker.url, "queue_timeout_s": 0.4})
+    settings = load_settings({"nats_url": broker.url, "queue_timeout_s": 1.5})
     async with edge_on(settings) as world:
         begun = time.monotonic()
         client = post(world)
         attempt = await world.backend.attempt(lease=False)
         response = await client
-        assert 0.4 <= time.monotonic() - begun < 2
+        assert 1.5 <= time.monotonic() - begun < 3
         assert (response.status_code, response.json()["error"]["code"]) == (503, "queue_timeout")
         assert response.json()["error"]["request_id"] == attempt.rid
         assert response.headers["retry-after"] == "1"
@@ -210,7 +210,7 @@ async def test_nobody_took_it_in_time(broker: Broker) -> None:
 
 
 async def test_somebody_has_it_so_it_goes_on(broker: Broker) -> None:
-    settings = load_settings({"nats_url": broker.url, "queue_timeout_s": 0.3})
+    settings = load_settings({"nats_url": broker.url, "queue_timeout_s": 1.5})
     async with edge_on(settings) as world:
         begun = time.monotonic()
         client = post(world)
@@ -218,7 +218,7 @@ async def test_somebody_has_it_so_it_goes_on(broker: Broker) -> None:
         # As at the time-out of an edge that saw nothing of the lease: END must not be written over it.
         last = await world.edge._closer.close(attempt.tenant, attempt.rid, ends.QUEUE_TIMEOUT, expect=0)
         assert isinstance(last.record, Lease)
-        await until(lambda: time.monotonic() > begun + 0.5)
+        await until(lambda: time.monotonic() > begun + 1.7)
         await attempt.tok("late, but there")
         await attempt.end(End(status="ok", n=1))
         assert "late, but there" in (await client).text
@@ -231,14 +231,14 @@ async def test_it_did_not_end_in_time(
     monkeypatch.setattr(answers, "END_MARGIN_S", 0.3)
     one, two = worlds
     begun = time.monotonic()
-    client = post(one, {"x-penstock-deadline": "0.5"})
+    client = post(one, {"x-penstock-deadline": "1.5"})
     attempt = await one.backend.attempt()
-    assert attempt.meta.request_timeout_s == 0.5
+    assert attempt.meta.request_timeout_s == 1.5
     for _ in range(tokens):
         await attempt.tok("x")
     reader = read(two, attempt.rid)
     response = await client
-    assert 0.8 <= time.monotonic() - begun < 3
+    assert 1.8 <= time.monotonic() - begun < 4
     end = await one.backend.end_of(attempt)
     assert (end.status, end.reason) == ("expired", "request_timeout")
     assert end.usage == Usage(0, tokens)

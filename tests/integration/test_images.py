@@ -39,7 +39,7 @@ REQUEST_BYTES_MAX = 100_000
 
 @pytest.fixture
 async def world(broker: Broker) -> AsyncIterator[World]:
-    async with edge_on(load_settings({"nats_url": broker.url, "head_wait_s": 0.3})) as world:
+    async with edge_on(load_settings({"nats_url": broker.url, "head_wait_s": 3})) as world:
         yield world
 
 
@@ -54,7 +54,7 @@ async def pictures() -> AsyncIterator[PictureHost]:
 async def fetching(broker: Broker, pictures: PictureHost) -> AsyncIterator[World]:
     """An edge that fetches from the host of pictures, under three names."""
     settings = load_settings(
-        {"nats_url": broker.url, "head_wait_s": 0.3, "request_bytes_max": REQUEST_BYTES_MAX}
+        {"nats_url": broker.url, "head_wait_s": 3, "request_bytes_max": REQUEST_BYTES_MAX}
     )
     hosts = parse_hosts(f"http://images.test:{pictures.port} http://slow.test:{pictures.port}")
     fetcher = ImageFetcher(

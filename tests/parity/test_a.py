@@ -228,14 +228,14 @@ def test_a10_health(lone: Lone) -> None:
 
 
 def test_a11_result(tight: System) -> None:
-    body = {"messages": user("later"), "n_predict": 200, "request_id": "come-back"}
+    body = {"messages": user("later"), "n_predict": 500, "request_id": "come-back"}
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(tight.url + PREDICT_PATH, json=body, timeout=0.3)
+        httpx.post(tight.url + PREDICT_PATH, json=body, timeout=1)
     pending = get(tight, "/v1/result/come-back")
     assert (pending.status_code, pending.json()) == (202, {"request_id": "come-back", "status": "pending"})
     tight.wait_until(lambda: get(tight, "/v1/result/come-back").status_code == 200, "the result is there", 10)
     result = get(tight, "/v1/result/come-back")
-    assert result.json()["content"] == answered(user("later"), 200)
+    assert result.json()["content"] == answered(user("later"), 500)
     rid = post(tight, PREDICT_PATH, body).headers["x-request-id"]
     assert get(tight, f"/v1/result/{rid}").content == result.content, "its own id finds it, too"
     assert get(tight, "/v1/result/never").status_code == 404

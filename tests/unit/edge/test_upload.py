@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Coroutine
-from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -13,11 +11,9 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import Message
 
-from chaos.loop import VirtualLoop
 from edge.batches.upload import Upload, read_upload
 from edge.errors import Problem
-
-T = TypeVar("T")
+from tests.unit.virtual_time import in_virtual_time
 
 BYTES_MAX = 1000
 HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
@@ -111,46 +107,34 @@ def test_no_codec_is_looked_for_by_a_client_s_word(charset: str) -> None:
     assert found.reason == "bad_request"
 
 
-def in_virtual_time(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What becomes of it where time is only what it waits for."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(coroutine)
+@in_virtual_time
+async def test_a_client_that_sends_a_byte_now_and_then_is_not_waited_for() -> None:
+    begun = asyncio.get_running_loop().time()
+    pieces = iter([HEAD])
 
+    async def receive() -> Message:
+        await asyncio.sleep(0.05)
+        assert asyncio.get_running_loop().time() - begun < 10, "nobody stops it"
+        return {"type": "http.request", "body": next(pieces, b"x"), "more_body": True}
 
-def test_a_client_that_sends_a_byte_now_and_then_is_not_waited_for() -> None:
-    async def slowly() -> Upload | Problem:
-        begun = asyncio.get_running_loop().time()
-        pieces = iter([HEAD])
-
-        async def receive() -> Message:
-            await asyncio.sleep(0.05)
-            assert asyncio.get_running_loop().time() - begun < 10, "nobody stops it"
-            return {"type": "http.request", "body": next(pieces, b"x"), "more_body": True}
-
-        return await read_upload(Request(FORM, receive), bytes_max=BYTES_MAX, idle_s=0.3)
-
-    found = in_virtual_time(slowly())
+    found = await read_upload(Request(FORM, receive), bytes_max=BYTES_MAX, idle_s=0.3)
     assert isinstance(found, Problem)
     assert found.reason == "body_timeout"
 
 
-def test_a_client_that_is_fast_enough_may_take_its_time() -> None:
-    async def steadily() -> Upload | Problem:
-        sent = 0
+@in_virtual_time
+async def test_a_client_that_is_fast_enough_may_take_its_time() -> None:
+    sent = 0
 
-        async def receive() -> Message:
-            nonlocal sent
-            sent += 1
-            await asyncio.sleep(0.05)
-            pieces = (b"x" * (8 << 10), b"\r\n--b--\r\n")
-            head = HEAD if sent == 1 else b""
-            return {"type": "http.request", "body": head + pieces[sent > 20], "more_body": sent <= 20}
+    async def receive() -> Message:
+        nonlocal sent
+        sent += 1
+        await asyncio.sleep(0.05)
+        pieces = (b"x" * (8 << 10), b"\r\n--b--\r\n")
+        head = HEAD if sent == 1 else b""
+        return {"type": "http.request", "body": head + pieces[sent > 20], "more_body": sent <= 20}
 
-        found = await read_upload(Request(FORM, receive), bytes_max=1 << 20, idle_s=0.3)
-        if isinstance(found, Upload):
-            await found.file.close()
-        return found
-
-    found = in_virtual_time(steadily())
+    found = await read_upload(Request(FORM, receive), bytes_max=1 << 20, idle_s=0.3)
     assert isinstance(found, Upload), "more than `idle_s` in all"
     assert found.size == 20 * (8 << 10)
+    await found.file.close()

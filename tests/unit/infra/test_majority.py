@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import pytest
 
-from infra import majority
 from infra.bus import Bus, Reply
 from infra.majority import SILENT_MAX_S, Patience, stay_with_majority
 from schemas.errors import BrokerAway
+from tests.unit.virtual_time import in_virtual_time
 
 NONE_FOUND = {"error": {"code": 404, "err_code": 10037, "description": "no message found"}}
 UNAVAILABLE = {
@@ -91,16 +91,9 @@ async def watched(broker: Broker) -> AsyncIterator[None]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * SILENT_MAX_S):
         while not condition():
-            await asyncio.sleep(0.001)
-
-
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(majority, "ASK_EVERY_S", 0.001)
-    monkeypatch.setattr(majority, "SILENT_MAX_S", 0.05)
-    monkeypatch.setattr(majority, "VISIT_TIMEOUT_S", 0.05)
+            await asyncio.sleep(0.01)
 
 
 def unreachable() -> Broker:
@@ -109,8 +102,8 @@ def unreachable() -> Broker:
     return broker
 
 
-@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("answer", [None, UNAVAILABLE])
+@in_virtual_time
 async def test_a_broker_without_a_leader_is_left_for_one_that_has(answer: object) -> None:
     broker = Broker(answer, down=unreachable(), alone=Broker(None), good=Broker(NONE_FOUND))
     async with watched(broker):
@@ -118,8 +111,8 @@ async def test_a_broker_without_a_leader_is_left_for_one_that_has(answer: object
     assert broker.asked > 4, "not at the first silence, neither here nor there"
 
 
-@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("answer", [None, UNAVAILABLE])
+@in_virtual_time
 async def test_while_nobody_leads_every_broker_is_as_good(answer: object) -> None:
     broker = Broker(answer, down=unreachable(), other=Broker(answer))
     async with watched(broker):
@@ -127,31 +120,31 @@ async def test_while_nobody_leads_every_broker_is_as_good(answer: object) -> Non
     assert broker.left == 0
 
 
-@pytest.mark.usefixtures("soon")
+@in_virtual_time
 async def test_a_leader_that_is_elected_meanwhile_is_found_here_too() -> None:
     broker = Broker(None, other=Elected())
     broker.around["other"].around = {"asker": broker}
     async with watched(broker):
         await until(lambda: broker.around["other"].asked > 0)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(2 * SILENT_MAX_S)
     assert broker.left == 0
 
 
-@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("answer", [NONE_FOUND, FORBIDDEN])
+@in_virtual_time
 async def test_one_that_answers_is_stayed_with(answer: object) -> None:
     broker = Broker(answer, good=Broker(NONE_FOUND))
     async with watched(broker):
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(4 * SILENT_MAX_S)
     assert broker.asked > 4
     assert (broker.left, broker.around["good"].asked) == (0, 0)
 
 
-@pytest.mark.usefixtures("soon")
+@in_virtual_time
 async def test_who_knows_of_one_broker_or_has_none_asks_nobody() -> None:
     alone, away = Broker(None), Broker(None, good=Broker(NONE_FOUND))
     away.connected_since = None
     async with watched(alone), watched(away):
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(4 * SILENT_MAX_S)
     assert (alone.asked, away.asked) == (0, 0)
     assert (alone.left, away.left) == (0, 0)
