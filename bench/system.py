@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 REPOSITORY = Path(__file__).parents[1]
 START_TIMEOUT_S = 60.0
 POLL_S = 0.02
+DEAD_WITHIN_S = 30.0
 SIMULATED = {"engine": "simulator", "model": "penstock-sim"}
 
 
@@ -108,8 +110,15 @@ class System:
         return str(self.state()["monitor_url"])
 
     def kill(self, process: Process) -> None:
-        """kill -9, and nothing else."""
+        """kill -9. Returns when the process is dead, a few milliseconds later: until then its connections are open, and
+        what is sent to it is lost with it."""
         os.kill(process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + DEAD_WITHIN_S
+        with contextlib.suppress(ProcessLookupError):  # `up` waits for it
+            while time.monotonic() < deadline:
+                os.kill(process.pid, 0)
+                time.sleep(0.001)
+            raise AssertionError(f"{process.id} was killed and is still there")
 
     def terminate(self, process: Process) -> None:
         """SIGTERM: it drains, and `up` starts another in its place."""
