@@ -121,7 +121,7 @@ class Backend:
         self.models = [ModelState(card(), 1, 4, 4, 0.0, idle=1)]
         self.hints: list[RequestId] = []
         self.beats: list[EdgeBeat] = []
-        self._published: list[RequestId] = []
+        self._published: list[tuple[TenantKey, RequestId]] = []
         self._attempts: asyncio.Queue[Attempt] = asyncio.Queue()
         bus.subscribe(subjects.REQUESTS_ALL, self._on_request)
         bus.subscribe(subjects.CANCEL_ALL, self._on_hint)
@@ -165,9 +165,10 @@ class Backend:
         parsed = subjects.parse_request(subject)
         assert parsed is not None
         # The same publish twice is one request, and the stream keeps one.
-        if parsed.rid not in self._published:
+        name = (parsed.tenant, parsed.rid)
+        if name not in self._published:
             self._attempts.put_nowait(Attempt(self.js, parsed.tenant, parsed.rid, headers, payload))
-        self._published.append(parsed.rid)
+        self._published.append(name)
 
     def _on_beat(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
         self.beats.append(dispatch.decode_edge_beat(payload))

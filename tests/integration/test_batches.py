@@ -267,7 +267,7 @@ async def test_an_upload_that_does_not_fit_leaves_nothing_behind(own_broker: Bro
 
 
 async def test_uploads_that_are_none_are_clear_errors(own_broker: Broker) -> None:
-    limits = {"file_bytes_max": 100_000, "body_timeout_s": 0.5}
+    limits = {"file_bytes_max": 100_000, "body_timeout_s": 1.5}
     settings = load_settings({"nats_url": own_broker.url, **limits})
     async with worlds_on(settings) as (world,), world.http as http:
 

@@ -42,7 +42,7 @@ from tests.integration.edge_under_test import until
 CARD = ModelCard("m", "m", "simulator", 4096, 256)
 VIEW = View(model="m")
 TIMEOUT_S, PLACES, QUEUE_MAX = 2.0, 2, 100
-WINDOW_S = 0.2
+WINDOW_S = 1.5
 """A duplicate window that a test can outlive. Without it the broker itself would find most repeats."""
 
 OK = End(status="ok", n=0)
