@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import subprocess
 import sys
@@ -39,27 +40,26 @@ def test_where_somebody_listens_nothing_can_be_claimed() -> None:
 
 
 @contextmanager
-def claimed_elsewhere(port: int) -> Iterator[None]:
-    """By another process, which lives."""
-    source = f"import sys; from infra.ports import claim; print(claim({port}), flush=True); sys.stdin.read()"
+def named_elsewhere() -> Iterator[int]:
+    """A port that another process has named, while it lives."""
+    source = "import sys; from infra.ports import free_port; print(free_port(), flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", source], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdin is not None
         assert other.stdout is not None
-        assert other.stdout.readline() == b"True\n"
-        yield
+        yield int(other.stdout.readline())
         other.stdin.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no claim is held")
 def test_what_another_process_has_named_is_not_named_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken, other = 20_001, 20_002
-    monkeypatch.setattr(ports, "FREE_PORTS", [taken])
-    with claimed_elsewhere(taken):
-        assert not claim(taken)
-        monkeypatch.setattr(ports, "FREE_PORTS", [taken, other])
-        assert free_port() == other
+    with named_elsewhere() as taken:
+        choices = iter([taken])
+        by_chance = random.choice
+        monkeypatch.setattr(random, "choice", lambda among: next(choices, None) or by_chance(among))
+        assert free_port() != taken
+        assert next(choices, None) is None, "it was the first choice"
     assert claim(taken), "its claim ended with it"
 
 
