@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -13,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from infra.store import is_running
+
 REPOSITORY = Path(__file__).parents[1]
 START_TIMEOUT_S = 60.0
 POLL_S = 0.02
-DEAD_WITHIN_S = 30.0
 SIMULATED = {"engine": "simulator", "model": "penstock-sim"}
 
 
@@ -113,12 +113,7 @@ class System:
         """kill -9. Returns when the process is dead, a few milliseconds later: until then its connections are open, and
         what is sent to it is lost with it."""
         os.kill(process.pid, signal.SIGKILL)
-        deadline = time.monotonic() + DEAD_WITHIN_S
-        with contextlib.suppress(ProcessLookupError):  # `up` waits for it
-            while time.monotonic() < deadline:
-                os.kill(process.pid, 0)
-                time.sleep(0.001)
-            raise AssertionError(f"{process.id} was killed and is still there")
+        self.wait_until(lambda: not is_running(process.pid), f"{process.id} is dead")
 
     def terminate(self, process: Process) -> None:
         """SIGTERM: it drains, and `up` starts another in its place."""
