@@ -15,15 +15,18 @@ from bench.transcript import assert_whole, stream
 from tests.acceptance.conftest import StartSystem
 from tests.acceptance.raw_client import PATHS, body_of
 
-TOKENS = 60
+TOKENS = 100
 ITL_MS = 20
 RUN_S = TOKENS * ITL_MS / 1e3
-MANY = 100
 """Each place lasts two seconds: it is told of within the first of them, or on a busy machine within the second."""
-HEAD_WAIT_S = 2.0
-"""By then the leader has counted every request."""
+ROUGHLY = 2.5
+"""How much longer or shorter than foretold it may be."""
+HEAD_WAIT_S = 3.0
+"""By then the leader has counted every request, and one has run."""
+AT_ONCE_S = 0.3
 
 STREAMS = 8
+EDGES = 2
 
 
 class Told(NamedTuple):
@@ -37,13 +40,13 @@ class Told(NamedTuple):
 
 @pytest.fixture(scope="module")
 def system(start_system: StartSystem) -> System:
-    return start_system(slots=1, itl_ms=ITL_MS, ttft_ms=5, head_wait_s=HEAD_WAIT_S, edges=2)
+    return start_system(slots=1, itl_ms=ITL_MS, ttft_ms=5, head_wait_s=HEAD_WAIT_S, edges=EDGES)
 
 
-def watch(system: System, number: int, tokens: int = TOKENS) -> Told:
+def watch(system: System, number: int) -> Told:
     time.sleep(number * 0.05)
     began, comments, first_token_s, whole = time.monotonic(), [], 0.0, False
-    asked = body_of(f"waits {number}", tokens, ignore_eos=True)
+    asked = body_of(f"waits {number}", TOKENS, ignore_eos=True)
     with (
         httpx.Client(timeout=60) as http,
         http.stream("POST", system.url + PATHS["chat"], json=asked) as answer,
@@ -60,36 +63,42 @@ def watch(system: System, number: int, tokens: int = TOKENS) -> Told:
 
 def test_places_fall_and_times_come_true(system: System) -> None:
     for number in range(4):
-        assert_whole(stream(system.url, f"so fast {number}", MANY), f"so fast {number}", MANY)
+        assert_whole(stream(system.url, f"so fast {number}", TOKENS), f"so fast {number}", TOKENS)
     with ThreadPoolExecutor(STREAMS) as pool:
-        told = list(pool.map(lambda number: watch(system, number, MANY), range(STREAMS)))
+        told = list(pool.map(lambda number: watch(system, number), range(STREAMS)))
     assert all(one.whole for one in told)
-    assert [one.head for one in told][:2] == [0, 0], "they run by then"
-    assert max(one.head for one in told) >= 4
+    heads = sorted(one.head for one in told)
+    assert heads[:2] == [0, 0], "they run by then"
+    assert heads[-1] >= 4
     for one in told:
         places = [place for _, place, _ in one.comments]
         assert places == sorted(places, reverse=True)
         assert len(one.comments) <= 1 + one.first_token_s, "not more often than once a second"
-    last = told[-1]
+    last = max(told, key=lambda one: one.first_token_s)
     assert last.comments[-1][1] <= 1, "a place lasts for longer than it takes to tell of it"
     at_s, _, eta_s = last.comments[0]
     assert eta_s is not None
-    assert eta_s / 2.5 < last.first_token_s - at_s < eta_s * 2.5
+    assert eta_s / ROUGHLY < last.first_token_s - at_s < eta_s * ROUGHLY
 
 
 def test_a_deadline_that_cannot_be_made_is_refused_at_once(system: System) -> None:
     with ThreadPoolExecutor(STREAMS) as pool:
         running = [pool.submit(watch, system, number) for number in range(STREAMS)]
-        while (refused := _refused(system)) is None:
+        refusals, is_at_once = 0, False
+        while not is_at_once:
             assert not all(one.done() for one in running), "the line is long enough for some time"
-        assert refused.json()["error"]["code"] == "deadline_unreachable"
-        # As long as the line, and then one after the other of those who were refused like this.
-        assert 0 < float(refused.headers["retry-after-ms"]) / 1e3 < 20 * RUN_S
+            answer, took_s = _hurry(system)
+            refusals += answer.status_code == 503
+            is_at_once = answer.status_code == 503 and took_s < AT_ONCE_S
+        assert answer.json()["error"]["code"] == "deadline_unreachable"
+        # As long as the line, and then one after the other of those who were refused, whichever edge said so.
+        turns = STREAMS + EDGES * refusals
+        assert 0 < float(answer.headers["retry-after-ms"]) / 1e3 < ROUGHLY * RUN_S * turns
         assert all(one.result().whole for one in running)
 
 
-def _refused(system: System) -> httpx.Response | None:
-    """An answer to a request that is in a hurry, if it was sent away."""
+def _hurry(system: System) -> tuple[httpx.Response, float]:
+    """The answer to a request that is in a hurry, and how many seconds it took."""
     began = time.monotonic()
     answer = httpx.post(
         system.url + PATHS["chat"],
@@ -97,5 +106,4 @@ def _refused(system: System) -> httpx.Response | None:
         headers={"x-penstock-deadline": "0.6"},
         timeout=10,
     )
-    quick = time.monotonic() - began < 0.3
-    return answer if answer.status_code == 503 and quick else None
+    return answer, time.monotonic() - began
