@@ -44,6 +44,13 @@ def card(name: str = MODEL, *adapters: str) -> ModelCard:
     return ModelCard(model_key(name), name, "none", 4096, 256, list(adapters))
 
 
+async def begin_of_a_window(window_s: int, room_s: float = 10.0) -> None:
+    """Returns when at least `room_s` are left of what rates take for one window: in the next one what was counted
+    before counts less."""
+    while window_s - time.time() % window_s < room_s:
+        await asyncio.sleep(0.1)
+
+
 async def until(condition: Callable[[], object], within_s: float = 15.0) -> None:
     """Waits for `condition`; fails loudly when it does not hold in time."""
     deadline = time.monotonic() + within_s
@@ -140,9 +147,12 @@ class Backend:
             assert last_seq - last_seq_before <= self.arrivals, self._published
 
     async def attempt(self, *, lease: bool = True) -> Attempt:
-        """The next request that was published."""
+        """The next request that was published, once it is stored: what is heard on its way need not be yet."""
         async with asyncio.timeout(15):
             attempt = await self._attempts.get()
+            subject = subjects.request_of_any_model(attempt.tenant, attempt.rid)
+            while await self.js.last(REQUESTS, subject) is None:
+                await asyncio.sleep(0.005)
         if lease:
             await attempt.lease()
         return attempt

@@ -16,7 +16,7 @@ from infra.broker import Broker
 from infra.keys import add_key, new_key
 from infra.settings import load_settings
 from schemas.output import End, Usage
-from tests.integration.edge_under_test import MESSAGES, MODEL, World, edge_on
+from tests.integration.edge_under_test import MESSAGES, MODEL, World, begin_of_a_window, edge_on
 
 BODY: dict[str, Any] = {"model": MODEL, "max_tokens": 9, "messages": MESSAGES}
 ENDED = End(status="ok", n=1, usage=Usage(1, 1), finish_reasons=["stop"])
@@ -93,6 +93,7 @@ async def test_a_class_that_a_key_may_not_ask_for_is_a_permission_error(stage: S
 
 
 async def test_too_many_requests_are_a_rate_limit_error(stage: Stage) -> None:
+    await begin_of_a_window(60)
     await stage.answered(stage.client(api_key=stage.once))
     async with stage.client(api_key=stage.once) as client:
         with pytest.raises(anthropic.RateLimitError) as refused:
