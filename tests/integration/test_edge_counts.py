@@ -79,8 +79,15 @@ async def announce(backend: Backend, worlds: list[World], slots: int) -> None:
     await until(lambda: {world.edge.registry.slots(key) for world in worlds} == {slots})
 
 
+async def all_told(worlds: list[World]) -> None:
+    """Returns when the bucket has what the edges count. An edge writes it when an answer is over; a broker that has
+    other things to do may hear a question of another edge first, on another connection."""
+    await until(lambda: all(world.edge._entrance._counts._core.is_settled for world in worlds))
+
+
 async def offer(worlds: list[World], count: int, **fields: Any) -> list[asyncio.Task[httpx.Response]]:
     """As many at once at each edge; returns when everybody who is refused knows it, with those who are not."""
+    await all_told(worlds)
     clients = [post(world, **fields) for _ in range(count) for world in worlds]
     await until(lambda: sum(client.done() for client in clients) + open_answers(worlds) == len(clients))
     return clients
@@ -151,16 +158,21 @@ async def test_a_slot_that_is_freed_is_there_at_once(own_broker: embedded.Broker
         clients = await offer(worlds, SLOTS)
         assert codes(clients) == {"no_slot": SLOTS}
         waiting = [client for client in clients if not client.done()]
+        took_s: list[float] = []
         for number in range(20):
             await finish(backend, 1)
             await until(lambda: any(client.done() for client in waiting))
             done = next(client for client in waiting if client.done())
             assert done.result().status_code == 200
             waiting.remove(done)
+            begun = time.monotonic()
+            await all_told(worlds)
+            took_s.append(time.monotonic() - begun)
             again = post(worlds[number % 2])
             await until(lambda again=again: again.done() or open_answers(worlds) == SLOTS)  # type: ignore[misc]
             assert not again.done(), again.result().text
             waiting.append(again)
+        assert sorted(took_s)[10] < 0.05, took_s
         await finish(backend, SLOTS)
         await asyncio.gather(*waiting)
 
@@ -208,6 +220,7 @@ async def test_streams_of_a_key_count_as_long_as_their_answer(own_broker: embedd
         refused = await read(worlds[0], attempts[0].rid)
         assert refused.status_code == 429, "a second reader is an open answer, too"
         await leave(worlds[0], clients[0])
+        await all_told(worlds)
         again = read(worlds[1], attempts[0].rid)
         await readers_at(worlds[1], 2)
         for attempt in attempts:
@@ -332,14 +345,14 @@ async def test_a_refusal_by_a_later_limit_gives_back_what_an_earlier_one_counted
 async def test_a_broker_that_stands_still_does_not_keep_clients_for_long(
     own_broker: embedded.Broker,
 ) -> None:
-    async with two_edges(own_broker, tenant_queue_max=5, publish_timeout_s=1) as (backend, worlds):
+    async with two_edges(own_broker, tenant_queue_max=5, publish_timeout_s=3) as (backend, worlds):
         client = post(worlds[0])
         await finish(backend, 1)
         assert (await client).status_code == 200
         with paused(own_broker):
             begun = time.monotonic()
             answers = await asyncio.gather(*[post(world) for world in worlds for _ in range(5)])
-        assert time.monotonic() - begun < 2.5
+        assert time.monotonic() - begun < 7.5
         assert {answer.json()["error"]["code"] for answer in answers} == {"broker_away"}
         await until_counted(backend, "tenant-public", b"{}")
 
@@ -354,7 +367,7 @@ async def test_an_edge_that_stops_leaves_nothing_behind(own_broker: embedded.Bro
         assert await counted(backend, "tenant-public") == b"{}"
 
 
-async def until_counted(backend: Backend, key: str, value: bytes, within_s: float = 5.0) -> None:
+async def until_counted(backend: Backend, key: str, value: bytes, within_s: float = 15.0) -> None:
     deadline = time.monotonic() + within_s
     while True:
         found = await counted(backend, key)

@@ -112,8 +112,11 @@ async def test_deliveries_and_live_copies_are_not_told_of(start: Start) -> None:
             assert wire.header_value(reply.headers, TRACE_DEST.encode()) == b"trace disabled"
             bus.publish(ack_subject, b"-NAK")
         await traced.ask(GIVEN)
-        await until(lambda: len(traced.tracer.of_broker) == 2)
-        assert len(told) == 2, "one for each request, whatever becomes of its message"
+        # Heard over two connections, neither of which is the first by right.
+        await until(lambda: len(traced.tracer.of_broker) >= 2 and len(told) >= 2)
+        assert (len(traced.tracer.of_broker), len(told)) == (2, 2), (
+            "one for each request, whatever becomes of its message"
+        )
 
 
 async def pulled(bus: Bus) -> tuple[str, Reply]:

@@ -15,6 +15,7 @@ from infra.broker import Broker
 from infra.settings import load_settings
 from schemas import subjects
 from schemas.dispatch import EdgeBeat, Reader
+from schemas.ids import ANONYMOUS, RequestId
 from schemas.output import End, Lease, Usage
 from schemas.streams import REQUESTS
 from tests.contract.protocol import paused
@@ -33,6 +34,7 @@ from tests.integration.edge_under_test import (
 )
 
 POLICY = "x-penstock-on-disconnect"
+NUMBERS = itertools.count()
 
 
 @pytest.fixture
@@ -55,8 +57,12 @@ async def runs_on(attempt: Attempt, backend: Backend) -> None:
     await attempt.end(End(status="ok", n=attempt.n))
 
 
-async def told(backend: Backend, edge: str) -> EdgeBeat:
-    """The next full beat of an edge."""
+async def told(world: World) -> EdgeBeat:
+    """The next full beat of an edge. What it said before now, and has not been heard yet, is none."""
+    backend, edge = world.backend, world.edge.name
+    last_word = RequestId(f"heard{next(NUMBERS):015}")
+    world.edge.bus.publish(subjects.cancel(ANONYMOUS, last_word))
+    await until(lambda: last_word in backend.hints)
     backend.beats.clear()
     await until(lambda: [beat for beat in backend.beats if beat.edge == edge and beat.full])
     return next(beat for beat in backend.beats if beat.edge == edge and beat.full)
@@ -70,9 +76,9 @@ async def test_a_request_that_may_outlive_its_reader_does(
     client = post(world, {POLICY: policy})
     attempt = await backend.attempt()
     assert attempt.meta.grace_s == grace_s
-    assert (await told(backend, "edge-a")).readers == [Reader(attempt.tenant, attempt.rid, grace_s)]
+    assert (await told(world)).readers == [Reader(attempt.tenant, attempt.rid, grace_s)]
     await leave(world, client)
-    assert (await told(backend, "edge-a")).readers == [], "the leader counts from here"
+    assert (await told(world)).readers == [], "the leader counts from here"
     await runs_on(attempt, backend)
     assert (await read(worlds[1], attempt.rid)).text.endswith("data: [DONE]\n\n")
 
@@ -106,7 +112,7 @@ async def test_two_readers_at_two_edges_leave_it_to_the_leader(
     clients = [(one, poster), (two, reader)]
     for world, client in clients if first_leaves_first else reversed(clients):
         await leave(world, client)
-    assert (await told(backend, "edge-a")).readers == (await told(backend, "edge-b")).readers == []
+    assert (await told(one)).readers == (await told(two)).readers == []
     await runs_on(attempt, backend)
 
 
@@ -117,7 +123,7 @@ async def test_two_readers_at_one_edge_leave_it_to_the_leader(worlds: tuple[Worl
     reader = read(world, attempt.rid)
     await readers_at(world, 2)
     await leave(world, poster)
-    assert [listed.rid for listed in (await told(backend, "edge-a")).readers] == [attempt.rid]
+    assert [listed.rid for listed in (await told(world)).readers] == [attempt.rid]
     await attempt.tok("still read")
     await leave(world, reader)
     await runs_on(attempt, backend)
@@ -142,7 +148,7 @@ async def test_a_reader_that_says_nothing_has_the_policy_of_the_request(
     attempt = await one.backend.attempt()
     reader = read(two, attempt.rid, {POLICY: said} if said else None)
     await readers_at(two, 1)
-    assert (await told(one.backend, "edge-b")).readers == [Reader(attempt.tenant, attempt.rid, grace_s)]
+    assert (await told(two)).readers == [Reader(attempt.tenant, attempt.rid, grace_s)]
     await attempt.end(End(status="ok", n=0))
     await asyncio.gather(poster, reader)
 
@@ -194,11 +200,15 @@ async def test_retries_with_one_key_share_one_run(
 async def test_nobody_took_it_in_time(broker: Broker) -> None:
     settings = load_settings({"nats_url": broker.url, "queue_timeout_s": 1.5})
     async with edge_on(settings) as world:
-        begun = time.monotonic()
-        client = post(world)
-        attempt = await world.backend.attempt(lease=False)
-        response = await client
-        assert 1.5 <= time.monotonic() - begun < 3
+        took_s: list[float] = []
+        while not took_s or (took_s[-1] >= 3 and len(took_s) < 3):  # the machine may have stood still
+            begun = time.monotonic()
+            client = post(world)
+            attempt = await world.backend.attempt(lease=False)
+            response = await client
+            took_s.append(time.monotonic() - begun)
+        assert min(took_s) >= 1.5
+        assert took_s[-1] < 3, took_s
         assert (response.status_code, response.json()["error"]["code"]) == (503, "queue_timeout")
         assert response.json()["error"]["request_id"] == attempt.rid
         assert response.headers["retry-after"] == "1"
@@ -210,7 +220,7 @@ async def test_nobody_took_it_in_time(broker: Broker) -> None:
 
 
 async def test_somebody_has_it_so_it_goes_on(broker: Broker) -> None:
-    settings = load_settings({"nats_url": broker.url, "queue_timeout_s": 1.5})
+    settings = load_settings({"nats_url": broker.url, "queue_timeout_s": 3})
     async with edge_on(settings) as world:
         begun = time.monotonic()
         client = post(world)
@@ -218,7 +228,7 @@ async def test_somebody_has_it_so_it_goes_on(broker: Broker) -> None:
         # As at the time-out of an edge that saw nothing of the lease: END must not be written over it.
         last = await world.edge._closer.close(attempt.tenant, attempt.rid, ends.QUEUE_TIMEOUT, expect=0)
         assert isinstance(last.record, Lease)
-        await until(lambda: time.monotonic() > begun + 1.7)
+        await until(lambda: time.monotonic() > begun + 3.2)
         await attempt.tok("late, but there")
         await attempt.end(End(status="ok", n=1))
         assert "late, but there" in (await client).text
@@ -231,14 +241,14 @@ async def test_it_did_not_end_in_time(
     monkeypatch.setattr(answers, "END_MARGIN_S", 0.3)
     one, two = worlds
     begun = time.monotonic()
-    client = post(one, {"x-penstock-deadline": "1.5"})
+    client = post(one, {"x-penstock-deadline": "3"})
     attempt = await one.backend.attempt()
-    assert attempt.meta.request_timeout_s == 1.5
+    assert attempt.meta.request_timeout_s == 3
     for _ in range(tokens):
         await attempt.tok("x")
     reader = read(two, attempt.rid)
     response = await client
-    assert 1.8 <= time.monotonic() - begun < 4
+    assert 3.3 <= time.monotonic() - begun < 6
     end = await one.backend.end_of(attempt)
     assert (end.status, end.reason) == ("expired", "request_timeout")
     assert end.usage == Usage(0, tokens)
@@ -256,15 +266,15 @@ async def test_a_client_is_answered_in_time_without_a_broker(
 ) -> None:
     monkeypatch.setattr(answers, "END_MARGIN_S", 0.2)
     monkeypatch.setattr(answers, "LAST_WAIT_S", 0.3)
-    settings = load_settings({"nats_url": own_broker.url, "publish_timeout_s": 0.5})
+    settings = load_settings({"nats_url": own_broker.url, "publish_timeout_s": 2})
     async with edge_on(settings) as world:
-        client = post(world, {"x-penstock-deadline": "1"})
+        client = post(world, {"x-penstock-deadline": "2.5"})
         attempt = await world.backend.attempt()
         await attempt.tok("x")
         with paused(own_broker):
             begun = time.monotonic()
             response = await client
-            assert time.monotonic() - begun < 4
+            assert time.monotonic() - begun < 5.5
         assert '"code":"request_timeout"' in response.text
         assert (await world.backend.end_of(attempt)).status == "expired", "once the broker is back"
 
@@ -282,6 +292,6 @@ async def test_nothing_is_left_of_readers_that_came_and_went(worlds: tuple[World
         await attempt.end(End(status="ok", n=0))
         await asyncio.gather(client, *readers)
     await readers_at(world, 0)
+    await until(lambda: not world.edge._closer._tasks)
     assert len(world.edge.bus._client._subs) == before
     assert not world.edge._desk.audience._readers._requests
-    assert not world.edge._closer._tasks
