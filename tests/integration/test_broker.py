@@ -35,7 +35,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def greeting(url: str) -> bytes:
     """What a server says first: NATS sends INFO, with its limits."""
     host, port = url.removeprefix("nats://").split(":")
-    with socket.create_connection((host, int(port)), timeout=2) as connection:
+    with socket.create_connection((host, int(port)), timeout=DEADLINE_S) as connection:
         return connection.recv(4096)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from chaos.real.proxy import BOTH, CLEAR, Link, Weather
 
-SOON_S = 5.0
+SOON_S = 20.0
 NOTHING_S = 0.2
 """A loopback answers in a tenth of a millisecond: what did not come within this does not come."""
 

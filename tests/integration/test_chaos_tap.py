@@ -156,15 +156,27 @@ async def test_nothing_of_output_is_missed_while_the_broker_is_killed(stage: Sta
 
 
 async def test_what_came_and_went_unseen_is_counted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chaos.real.tap.REQUESTS_PAUSE_S", 1.0)
     lines: list[Line] = []
     slow = await Tap.connect(stage.broker.url, lines.append, fail)
+    read, may_look, looks_away = slow._read_requests, asyncio.Event(), asyncio.Event()
+
+    async def read_when_it_may() -> bool:
+        if not may_look.is_set():
+            looks_away.set()
+            await may_look.wait()
+        return await read()
+
+    monkeypatch.setattr(slow, "_read_requests", read_when_it_may)
+    may_look.set()
     slow.start()
     await stage.queue(1)
     await stage.until(lambda: any(isinstance(line, Stored) for line in lines))
+    may_look.clear()
+    await looks_away.wait()
     seq = await stage.queue(2)
     await stage.js.delete(REQUESTS, seq)
     await stage.queue(3)
+    may_look.set()
     await slow.finish()
     assert [(line.first, line.last) for line in lines if isinstance(line, Missed)] == [(seq, seq)]
     await stage.tap.finish()

@@ -54,7 +54,7 @@ async def dead(tmp_path: Path) -> AsyncIterator[Dead]:
         failures: list[Exception] = []
         bus = await Bus.connect(broker.url, name="test", fail=failures.append)
         js = JetStream(bus)
-        await js.ensure_stream(dead_stream(dead_bytes_max=64 << 20, dead_ttl_s=60))
+        await js.ensure_stream(dead_stream(dead_bytes_max=64 << 20, dead_ttl_s=3600))
         await js.ensure_stream(requests_stream(queue_max=QUEUE_MAX, queue_bytes_max=1 << 20))
         yield Dead(js)
         await bus.close()

@@ -57,7 +57,7 @@ async def worlds(broker: Broker) -> AsyncIterator[tuple[World, World]]:
 
 @pytest.fixture
 async def world(broker: Broker) -> AsyncIterator[World]:
-    async with edge_on(load_settings({"nats_url": broker.url, "publish_timeout_s": 1.5})) as world:
+    async with edge_on(load_settings({"nats_url": broker.url})) as world:
         yield world
 
 

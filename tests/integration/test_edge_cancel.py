@@ -289,13 +289,15 @@ async def test_every_reader_of_a_cancelled_request_is_told(worlds: tuple[World, 
 
 
 async def test_without_a_broker_nothing_is_claimed(own_broker: Broker) -> None:
-    settings = load_settings({"nats_url": own_broker.url, "publish_timeout_s": 0.5})
+    settings = load_settings({"nats_url": own_broker.url, "publish_timeout_s": 2})
     async with edge_on(settings) as world, world.http as http:
         asking, attempt = await ask(world)
         await attempt.tok("x")
         with paused(own_broker):
-            for method, path in (("DELETE", ""), ("GET", ""), ("GET", "/stream")):
-                response = await http.request(method, f"/v1/requests/{attempt.rid}{path}")
+            calls = [("DELETE", ""), ("GET", ""), ("GET", "/stream")]
+            for response in await asyncio.gather(
+                *[http.request(method, f"/v1/requests/{attempt.rid}{path}") for method, path in calls]
+            ):
                 assert (response.status_code, response.json()["error"]["code"]) == (503, "broker_away")
                 assert response.headers["retry-after"] == "1"
         assert (await call(world, "DELETE", attempt.rid))["status"] == "cancelled"

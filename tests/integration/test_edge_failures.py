@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,22 @@ from tests.integration.edge_under_test import (
 
 BODY: dict[str, Any] = {"model": MODEL, "messages": MESSAGES}
 CHAT = "/v1/chat/completions"
+START_S = 60.0
+EXIT_S = 30.0
+LINGERING_PROGRAM = """
+from edge import server
+from infra.lifecycle import run_role
+
+server.LINGER_S = 10.0
+run_role("edge", server.serve)
+"""
+LINGERING = ("-c", LINGERING_PROGRAM)
+"""An edge that leaves its clients more time than half a second to send what they had begun to."""
 
 
 @pytest.fixture
 async def world(broker: Broker) -> AsyncIterator[World]:
-    async with edge_on(load_settings({"nats_url": broker.url, "publish_timeout_s": 1.5})) as world:
+    async with edge_on(load_settings({"nats_url": broker.url})) as world:
         yield world
 
 
@@ -166,7 +177,7 @@ async def test_a_full_queue_is_429(own_broker: Broker) -> None:
 
 async def test_without_a_broker_requests_are_held_and_then_refused(own_broker: Broker) -> None:
     async with (
-        edge_on(load_settings({"nats_url": own_broker.url, "publish_timeout_s": 0.5})) as world,
+        edge_on(load_settings({"nats_url": own_broker.url, "publish_timeout_s": 2})) as world,
         world.http as http,
     ):
         own_broker.kill()
@@ -222,15 +233,15 @@ async def test_an_unknown_outcome_is_named_and_cancelled(own_broker: Broker) -> 
 
 @contextlib.asynccontextmanager
 async def process(
-    broker: Broker, port: int, log: Path, **settings: Any
+    broker: Broker, port: int, log: Path, program: Sequence[str] = ("-m", "edge"), **settings: Any
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """`python -m edge`, serving."""
     given = {"nats_url": broker.url, "port": port, **settings}
     options = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
     with log.open("wb") as stderr:
-        running = await asyncio.create_subprocess_exec(sys.executable, "-m", "edge", *options, stderr=stderr)
+        running = await asyncio.create_subprocess_exec(sys.executable, *program, *options, stderr=stderr)
     try:
-        await until(lambda: '"ready"' in log.read_text() or running.returncode is not None)
+        await until(lambda: '"ready"' in log.read_text() or running.returncode is not None, START_S)
         yield running
     finally:
         if running.returncode is None:
@@ -242,19 +253,19 @@ async def test_a_stopping_edge_finishes_its_streams(broker: Broker, free_port: i
     async with (
         backend_on(load_settings({"nats_url": broker.url})) as backend,
         process(broker, free_port, tmp_path / "log") as edge,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{free_port}") as http,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{free_port}", timeout=30) as http,
     ):
         asking = asyncio.create_task(http.post(CHAT, json={**BODY, "stream": True}))
         attempt = await backend.attempt()
         await attempt.tok("one")
         edge.terminate()
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(EXIT_S):
             await refuses_connections(free_port)
         await attempt.tok("two")
         await attempt.end(End(status="ok", n=2))
         assert re.findall(r'"content":"(\w+)"', (await asking).text) == ["one", "two"]
-        assert await asyncio.wait_for(edge.wait(), 10) == 0
+        assert await asyncio.wait_for(edge.wait(), EXIT_S) == 0
 
 
 async def test_what_comes_on_an_open_connection_during_a_drain_is_answered_for_the_last_time(
@@ -263,13 +274,13 @@ async def test_what_comes_on_an_open_connection_during_a_drain_is_answered_for_t
     """Its client could not know: a request that it has sent already must not fail."""
     async with (
         backend_on(load_settings({"nats_url": broker.url})) as backend,
-        process(broker, free_port, tmp_path / "log", drain_timeout_s=10) as edge,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{free_port}", timeout=20) as http,
+        process(broker, free_port, tmp_path / "log", LINGERING, drain_timeout_s=100) as edge,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{free_port}", timeout=30) as http,
     ):
         before = await http.get("/health")
         assert before.headers.get("connection") is None
         edge.terminate()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(EXIT_S):
             await refuses_connections(free_port)
         asking = asyncio.create_task(http.post(CHAT, json={**BODY, "stream": True}))
         attempt = await backend.attempt()
@@ -278,14 +289,14 @@ async def test_what_comes_on_an_open_connection_during_a_drain_is_answered_for_t
         answer = await asking
         assert re.findall(r'"content":"(\w+)"', answer.text) == ["one"]
         assert answer.headers["connection"] == "close"
-        assert await asyncio.wait_for(edge.wait(), 10) == 0
+        assert await asyncio.wait_for(edge.wait(), EXIT_S) == 0
 
 
 async def test_a_drain_ends_in_time_and_says_so(broker: Broker, free_port: int, tmp_path: Path) -> None:
     async with (
         backend_on(load_settings({"nats_url": broker.url})) as backend,
         process(broker, free_port, tmp_path / "log", drain_timeout_s=4) as edge,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{free_port}", timeout=20) as http,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{free_port}", timeout=30) as http,
     ):
         asking = asyncio.create_task(http.post(CHAT, json={**BODY, "stream": True}))
         attempt = await backend.attempt()
@@ -299,11 +310,11 @@ async def test_a_drain_ends_in_time_and_says_so(broker: Broker, free_port: int, 
         last = await backend.log.last_ctl(attempt.tenant, attempt.rid)
         assert last is not None
         assert isinstance(last.record, Lease), "the request runs on"
-        assert await asyncio.wait_for(edge.wait(), 10) == 0
+        assert await asyncio.wait_for(edge.wait(), EXIT_S) == 0
         # It has time to come back, although it chose to cancel; then the edge says that nobody is left.
+        told = [Reader(attempt.tenant, attempt.rid, 30.0)]
+        await until(lambda: told in [beat.readers for beat in backend.beats])
         await until(lambda: not backend.beats[-1].readers)
-        told = [beat.readers for beat in backend.beats]
-        assert [Reader(attempt.tenant, attempt.rid, 30.0)] in told
 
 
 async def refuses_connections(port: int) -> None:
@@ -329,7 +340,7 @@ async def test_a_client_that_never_reads_delays_no_drain(
         for _ in range(100):
             await attempt.tok("#" * 100_000)
         edge.terminate()
-        assert await asyncio.wait_for(edge.wait(), 10) == 0
+        assert await asyncio.wait_for(edge.wait(), EXIT_S) == 0
         writer.close()
 
 
@@ -342,6 +353,6 @@ async def test_two_edges_share_a_port(broker: Broker, free_port: int, tmp_path: 
         assert first.returncode is None
         assert second.returncode is None
         first.terminate()
-        assert await asyncio.wait_for(first.wait(), 10) == 0
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{free_port}") as http:
+        assert await asyncio.wait_for(first.wait(), EXIT_S) == 0
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{free_port}", timeout=30) as http:
             assert (await http.get("/readyz")).status_code == 200

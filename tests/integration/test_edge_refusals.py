@@ -29,7 +29,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.fixture
 async def world(broker: Broker) -> AsyncIterator[World]:
-    async with edge_on(load_settings({"nats_url": broker.url, "publish_timeout_s": 0.5})) as world:
+    async with edge_on(load_settings({"nats_url": broker.url})) as world:
         yield world
 
 
@@ -50,11 +50,14 @@ async def unreadable(*_args: object) -> Found | None:
 async def test_a_look_that_the_broker_refuses_is_an_unknown_outcome(
     own_broker: Broker, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any], stream: bool
 ) -> None:
-    settings = load_settings({"nats_url": own_broker.url, "publish_timeout_s": 0.5, "queue_max": 1})
+    settings = load_settings({"nats_url": own_broker.url, "queue_max": 1})
     async with edge_on(settings) as world, world.http as http:
         first = asyncio.create_task(http.post(CHAT, json={"model": MODEL, "messages": MESSAGES}))
         attempt = await world.backend.attempt()
-        monkeypatch.setattr(world.edge._generation._publisher._lookup, "find", refused)
+        publisher = world.edge._generation._publisher
+        monkeypatch.setattr(publisher._lookup, "find", refused)
+        # It looks for so long. Not a setting, which would be for the first request as well.
+        monkeypatch.setattr(publisher, "_timeout_s", 0.5)
         answer = await http.post(path, json={"model": MODEL, "stream": stream, **body})
         await attempt.end(End(status="ok", n=0))
         await first
@@ -102,7 +105,7 @@ async def test_a_record_that_the_broker_refuses_to_show_is_a_refusal(
 
 
 async def test_a_log_without_sense_is_lost(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load_settings({"nats_url": own_broker.url, "publish_timeout_s": 0.5, "queue_max": 1})
+    settings = load_settings({"nats_url": own_broker.url, "queue_max": 1})
     async with edge_on(settings) as world, world.http as http:
         first = asyncio.create_task(http.post(CHAT, json={"model": MODEL, "messages": MESSAGES}))
         attempt = await world.backend.attempt()
