@@ -55,14 +55,19 @@ def request_bytes(
 async def talk(
     port: int, *pieces: bytes, answers: int = 1, within_s: float = 10.0, pause_s: float = 0.02
 ) -> Said:
-    """Sends the pieces, and reads until there are `answers` whole ones or the server closes."""
+    """Sends the pieces, and reads until there are `answers` whole ones or the server closes. It reads what comes while
+    it sends: after a write to a server that has closed nothing more can be read."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     begun, raw = time.monotonic(), b""
+
+    async def send() -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(pause_s)
+
+    sending = asyncio.create_task(send())
     try:
         async with asyncio.timeout(within_s):
-            for piece in pieces:
-                writer.write(piece)
-                await asyncio.sleep(pause_s)
             while _whole(raw) < answers:
                 data = await reader.read(65536)
                 if not data:
@@ -72,6 +77,7 @@ async def talk(
     except ConnectionError:
         return Said(raw, True, time.monotonic() - begun)
     finally:
+        sending.cancel()
         writer.close()
 
 

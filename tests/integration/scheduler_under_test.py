@@ -23,8 +23,15 @@ from schemas.streams import REQUESTS, consumers_of
 
 TENANT = "public"
 CARD = ModelCard("m", "m", "simulator", 4096, 256)
-ACK_WAIT_S = 6.0
-"""Long enough that a test which waits for it instead of for the rule under test fails."""
+ACK_WAIT_S = 20.0
+"""Long enough that a test which waits for it instead of for the rule under test fails, also on a busy machine."""
+
+OFFER_TIMEOUT_S = 5.0
+"""A worker here answers from the test's own event loop: one that pauses is not to be offered the same again, where
+offers are counted."""
+
+LEADER_TTL_S = 12.0
+"""A leader steps down when it could not renew for two thirds of it: not for a busy machine's pauses."""
 
 
 class System:
@@ -43,7 +50,12 @@ class System:
 
     async def scheduler(self, name: str, **more: object) -> asyncio.subprocess.Process:
         """A scheduler process that is ready: it leads or stands by. `more`: settings."""
-        settings = {"nats_url": self.broker.url, "ack_wait_s": ACK_WAIT_S, "leader_ttl_s": 1.5} | more
+        settings = {
+            "nats_url": self.broker.url,
+            "ack_wait_s": ACK_WAIT_S,
+            "offer_timeout_s": OFFER_TIMEOUT_S,
+            "leader_ttl_s": LEADER_TTL_S,
+        } | more
         options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         path = self._logs / f"{name}.log"
         with path.open("wb") as log:
@@ -51,7 +63,7 @@ class System:
                 sys.executable, "-m", "scheduler", "--id", name, *options, stderr=log
             )
         self.processes.append(process)
-        await until(lambda: '"ready"' in path.read_text())
+        await until(lambda: '"ready"' in path.read_text(), within_s=60)
         return process
 
     async def worker(self, name: str, slots: int = 4) -> FakeWorker:
@@ -63,7 +75,7 @@ class System:
         await self._until_made()
         return worker
 
-    async def _until_made(self, within_s: float = 5.0) -> None:
+    async def _until_made(self, within_s: float = 15.0) -> None:
         deadline = time.monotonic() + within_s
         for spec in consumers_of(ModelKey(CARD.key), ack_wait_s=ACK_WAIT_S, queue_max=1):
             while await self.js.undelivered(spec) is None:
@@ -179,14 +191,14 @@ async def system_on(folder: Path) -> AsyncIterator[System]:
             _show_logs(folder)
 
 
-async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], within_s: float = 15.0) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         await asyncio.sleep(0.01)
 
 
-async def until_depth(system: System, depth: int, within_s: float = 5.0) -> None:
+async def until_depth(system: System, depth: int, within_s: float = 15.0) -> None:
     deadline = time.monotonic() + within_s
     while await system.depth() != depth:
         assert time.monotonic() < deadline, f"the queue did not come to {depth} in time"

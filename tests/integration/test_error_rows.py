@@ -17,9 +17,11 @@ from edge.openapi.__main__ import described
 from edge.responses.store import ResponseStore
 from infra.broker import Broker
 from infra.settings import load_settings
+from schemas import subjects
+from schemas.dispatch import Leader, encode
 from schemas.errors import ERRORS, BrokerAway, BrokerRefused
 from schemas.output import End
-from tests.integration.edge_under_test import CHAT, MESSAGES, MODEL, STREAMED, World, edge_on
+from tests.integration.edge_under_test import CHAT, MESSAGES, MODEL, STREAMED, World, edge_on, until
 
 
 @pytest.fixture
@@ -67,8 +69,10 @@ async def test_a_row_as_the_end_of_a_stream(world: World, reason: str) -> None:
 
 
 async def test_a_full_output_log_lets_nobody_in(world: World) -> None:
-    world.edge.registry._output_used = 0.9
-    world.backend.leading.cancel()
+    backend = world.backend
+    backend.leading.cancel()
+    backend.bus.publish(subjects.LEADER, encode(Leader("s", 1, 7, backend.models, output_used=0.9)))
+    await until(lambda: world.edge.registry.output_is_full)
     async with world.http as http:
         answer = await http.post(CHAT, json=STREAMED)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "output_full")

@@ -11,31 +11,43 @@ import pytest
 from edge.access import connection
 from edge.access.connection import CONNECTIONS_SPARE
 from infra.broker import Broker
-from infra.settings import load_settings
+from infra.settings import Settings, load_settings
 from tests.integration.edge_under_test import MESSAGES, MODEL, World, edge_on
 from tests.integration.raw_socket import request_bytes, talk
 
 HEADER_BYTES_MAX = 4096
 BODY_BYTES_MAX = 100_000
-TIMEOUT_S = 1.5
+TIMEOUT_S = 15.0
 """Whatever ends sooner was not waited for."""
+
+HASTY_S = 1.0
+"""The same, where it is waited for."""
 
 CHUNKED = "Transfer-Encoding: chunked"
 INCOMPLETE = json.dumps({"model": MODEL}).encode()
 
 
-@pytest.fixture
-async def world(broker: Broker) -> AsyncIterator[World]:
-    settings = load_settings(
+def settings(broker: Broker, body_timeout_s: float) -> Settings:
+    return load_settings(
         {
             "nats_url": broker.url,
-            "body_timeout_s": TIMEOUT_S,
+            "body_timeout_s": body_timeout_s,
             "header_bytes_max": HEADER_BYTES_MAX,
             "request_bytes_max": BODY_BYTES_MAX,
             "connections_max": 8,
         }
     )
-    async with edge_on(settings) as world:
+
+
+@pytest.fixture
+async def world(broker: Broker) -> AsyncIterator[World]:
+    async with edge_on(settings(broker, TIMEOUT_S)) as world:
+        yield world
+
+
+@pytest.fixture
+async def hasty(broker: Broker) -> AsyncIterator[World]:
+    async with edge_on(settings(broker, HASTY_S)) as world:
         yield world
 
 
@@ -111,12 +123,12 @@ async def test_what_is_odd_gets_a_clear_4xx(world: World, name: str) -> None:
     assert said.error["message"]
 
 
-async def test_a_head_that_drips_is_408_and_one_that_never_begins_is_closed(world: World) -> None:
+async def test_a_head_that_drips_is_408_and_one_that_never_begins_is_closed(hasty: World) -> None:
     async def drip() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", hasty.port)
         writer.write(b"GET /livez HTTP/1.1\r\n")
         raw = b""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while not raw:
                 writer.write(b"X: a\r\n")
                 try:
@@ -127,25 +139,25 @@ async def test_a_head_that_drips_is_408_and_one_that_never_begins_is_closed(worl
         assert raw.startswith(b"HTTP/1.1 408 ")
         writer.close()
 
-    nothing = await talk(world.port, b"")
-    lines = await talk(world.port, *[b"\r\n"] * int(2 * TIMEOUT_S / 0.05), pause_s=0.05)
+    nothing = await talk(hasty.port, b"")
+    lines = await talk(hasty.port, *[b"\r\n"] * int(20 * HASTY_S / 0.05), pause_s=0.05)
     assert [(said.raw, said.closed) for said in (nothing, lines)] == [(b"", True)] * 2
-    assert TIMEOUT_S * 0.9 < nothing.took_s < 4 * TIMEOUT_S
+    assert HASTY_S * 0.9 < nothing.took_s < 4 * HASTY_S
     await drip()
 
 
-async def test_a_second_head_on_a_connection_has_its_time_too(world: World) -> None:
-    said = await talk(world.port, request_bytes(line="GET /livez"), b"GET /livez", answers=3)
+async def test_a_second_head_on_a_connection_has_its_time_too(hasty: World) -> None:
+    said = await talk(hasty.port, request_bytes(line="GET /livez"), b"GET /livez", answers=3)
     assert said.statuses == [200, 408]
     assert said.closed
 
 
-async def test_a_body_that_does_not_come_is_408_and_closed(world: World) -> None:
-    said = await talk(world.port, request_bytes("Content-Length: 100", body=b"{", length=False), answers=2)
+async def test_a_body_that_does_not_come_is_408_and_closed(hasty: World) -> None:
+    said = await talk(hasty.port, request_bytes("Content-Length: 100", body=b"{", length=False), answers=2)
     assert (said.status, said.closed) == (408, True)
     assert said.error["code"] == "body_timeout"
     assert said.headers["connection"] == "close"
-    chunked = await talk(world.port, request_bytes(CHUNKED, body=b"1\r\n{\r\n", length=False), answers=2)
+    chunked = await talk(hasty.port, request_bytes(CHUNKED, body=b"1\r\n{\r\n", length=False), answers=2)
     assert (chunked.status, chunked.closed) == (408, True)
 
 
@@ -188,11 +200,12 @@ async def test_a_body_over_the_limit_is_413_and_the_connection_goes_on(world: Wo
 async def test_the_rest_of_a_refused_body_is_not_waited_for_long(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "UNREAD_S", 0.3)
+    unread_s = connection.UNREAD_S
+    monkeypatch.setattr(connection, "UNREAD_S", unread_s / 10)
     head = request_bytes("Content-Length: 9999999999999", body=b"a", length=False)
     said = await talk(world.port, head, *[b"a"] * 3, answers=2, pause_s=0.05)
     assert (said.status, said.closed) == (413, True)
-    assert said.took_s < 2
+    assert said.took_s < unread_s
 
 
 @pytest.mark.parametrize("endless", [b"2;", b"2\r\n{}\r\n0\r\nX: "])
@@ -209,13 +222,13 @@ async def test_trailers_are_no_headers(world: World) -> None:
     raw = json.dumps({"model": MODEL, "messages": MESSAGES}).encode()
     chunks = b"%x\r\n%b\r\n0\r\nX-Penstock-Class: nonsense\r\n\r\n" % (len(raw), raw)
 
-    async def work() -> None:
-        await (await world.backend.attempt(lease=False)).settle()
-
     head = request_bytes(CHUNKED, "X-Penstock-On-Disconnect: detach", body=chunks, length=False)
-    with pytest.raises(TimeoutError):
-        await asyncio.gather(work(), talk(world.port, head, within_s=0.5))
-    assert world.backend.arrivals == 1, "a header of this value is a 400"
+    talking = asyncio.create_task(talk(world.port, head, within_s=60))
+    # A header of this value is a 400, and nothing is published.
+    attempt = await world.backend.attempt(lease=False)
+    await attempt.settle()
+    assert not talking.done()
+    talking.cancel()
 
 
 @pytest.mark.parametrize("offer", ["h2c", "websocket"])
@@ -247,7 +260,7 @@ async def test_one_connection_too_many_is_told_so(world: World) -> None:
     assert int(said.headers["retry-after"]) > 0
     for _, writer in idle:
         writer.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while (await talk(world.port, request_bytes(line="GET /livez"))).status != 200:
             await asyncio.sleep(0.01)
 

@@ -41,9 +41,15 @@ from tests.integration.edge_under_test import until
 
 CARD = ModelCard("m", "m", "simulator", 4096, 256)
 VIEW = View(model="m")
-TIMEOUT_S, PLACES, QUEUE_MAX = 2.0, 2, 100
-WINDOW_S = 1.5
-"""A duplicate window that a test can outlive. Without it the broker itself would find most repeats."""
+PLACES, QUEUE_MAX = 2, 100
+HASTY_S, PATIENT_S = 2.0, 30.0
+"""How long an edge waits for the broker: a time-out that a test waits for, and one that it does not come near to."""
+
+LONG_WINDOW_S, SHORT_WINDOW_S = 120.0, 0.5
+"""The usual duplicate window, and one that a test can outlive. Without that the broker itself would find most
+repeats."""
+
+outlives_the_window = pytest.mark.parametrize("world", [SHORT_WINDOW_S], indirect=True)
 
 OK = End(status="ok", n=0)
 FAILED = End(status="error", reason="engine_error", message="boom")
@@ -75,13 +81,13 @@ class Answer:
 class WritingEdge:
     """The writing side of one edge, on a connection of its own."""
 
-    def __init__(self, bus: Bus) -> None:
-        self.js = JetStream(bus, timeout_s=TIMEOUT_S)
+    def __init__(self, bus: Bus, timeout_s: float) -> None:
+        self.js = JetStream(bus, timeout_s=timeout_s)
         self.log = OutputLog(self.js)
         self.room = WaitingRoom(bus, places=PLACES)
         self.lookup = Lookup(self.js, self.log)
-        self.lineages = Lineages(self.js, self.lookup, self.room, timeout_s=TIMEOUT_S)
-        self.publisher = Publisher(self.js, self.lookup, self.room, timeout_s=TIMEOUT_S)
+        self.lineages = Lineages(self.js, self.lookup, self.room, timeout_s=timeout_s)
+        self.publisher = Publisher(self.js, self.lookup, self.room, timeout_s=timeout_s)
 
     async def ask(self, key: str, body: bytes = b"{}", klass: str = "standard") -> Answer:
         """What the edge does with a request that has a key."""
@@ -117,13 +123,13 @@ def lease(body: bytes = b"{}") -> Lease:
     return Lease(nonce="n", worker="w", attempt=1, cause="first", fingerprint=fingerprint(body), view=VIEW)
 
 
-def short_window(spec: StreamSpec) -> StreamSpec:
-    return StreamSpec(spec.name, {**spec.config, "duplicate_window": int(WINDOW_S * NS_PER_S)})
+def with_window(spec: StreamSpec, window_s: float) -> StreamSpec:
+    return StreamSpec(spec.name, {**spec.config, "duplicate_window": int(window_s * NS_PER_S)})
 
 
 @dataclass
 class World:
-    """A broker with the streams, and two edges."""
+    """A broker with the streams, and two edges; the second one is patient."""
 
     broker: Broker
     one: WritingEdge
@@ -138,14 +144,16 @@ class World:
 
 
 @pytest.fixture
-async def world(own_broker: Broker) -> AsyncIterator[World]:
+async def world(own_broker: Broker, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """Its parameter is the duplicate window."""
     failures: list[Exception] = []
     edges = [
-        WritingEdge(await Bus.connect(own_broker.url, name=name, fail=failures.append))
-        for name in ("one", "two")
+        WritingEdge(await Bus.connect(own_broker.url, name=name, fail=failures.append), timeout_s)
+        for name, timeout_s in (("one", HASTY_S), ("two", PATIENT_S))
     ]
     js = edges[0].js
-    await js.ensure_stream(short_window(requests_stream(queue_max=QUEUE_MAX, queue_bytes_max=1 << 24)))
+    requests = requests_stream(queue_max=QUEUE_MAX, queue_bytes_max=1 << 24)
+    await js.ensure_stream(with_window(requests, getattr(request, "param", LONG_WINDOW_S)))
     first_seq = int(time.time() * 1000) * 1000
     await js.ensure_stream(output_stream(output_bytes_max=1 << 24, retention_s=600, first_seq=first_seq))
     await js.ensure_stream(bucket_stream(CONFIG_BUCKET))
@@ -181,7 +189,7 @@ async def test_edges_that_are_the_first_to_need_the_secret_agree_on_it(world: Wo
     answers = await asyncio.gather(*[edge.ask("k") for edge in (world.one, world.two) for _ in range(4)])
     assert len({answer.rid for answer in answers}) == 1
     room = WaitingRoom(world.two.js.bus, places=1)
-    late = Lineages(world.two.js, world.two.lookup, room, timeout_s=TIMEOUT_S)
+    late = Lineages(world.two.js, world.two.lookup, room, timeout_s=PATIENT_S)
     resolved = await late.resolve(ANONYMOUS, "k", fingerprint(b"{}"))
     assert isinstance(resolved, Resolved)
     assert (resolved.rid, resolved.exists) == (answers[0].rid, True)
@@ -189,7 +197,7 @@ async def test_edges_that_are_the_first_to_need_the_secret_agree_on_it(world: Wo
 
 async def test_without_the_bucket_a_key_is_refused_and_later_taken(world: World) -> None:
     await world.one.js.bus.request(
-        subjects.js_stream("DELETE", bucket_stream(CONFIG_BUCKET).name), timeout_s=TIMEOUT_S
+        subjects.js_stream("DELETE", bucket_stream(CONFIG_BUCKET).name), timeout_s=PATIENT_S
     )
     assert (await world.one.ask("k")).reason == "broker_away"
     waiting = asyncio.create_task(world.two.ask("k"))
@@ -198,6 +206,7 @@ async def test_without_the_bucket_a_key_is_refused_and_later_taken(world: World)
     assert await world.one.queued() == 1
 
 
+@outlives_the_window
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("state", ["queued", "leased", "ended", "over"])
 async def test_a_key_holds_past_the_duplicate_window_and_a_restart(
@@ -211,16 +220,17 @@ async def test_a_key_holds_past_the_duplicate_window_and_a_restart(
     queued = await world.one.queued()
     if restart:
         await world.restart()
-    await asyncio.sleep(2 * WINDOW_S)
+    await asyncio.sleep(2 * SHORT_WINDOW_S)
     for edge in (world.two, world.one):
         again = await edge.ask("k")
         assert (again.rid, again.attached, again.reason) == (first.rid, True, None)
     assert await world.one.queued() == queued, "nothing was published"
 
 
+@outlives_the_window
 async def test_a_repeat_of_another_class_is_the_same_request(world: World) -> None:
     first = await world.one.ask("k", klass="standard")
-    await asyncio.sleep(2 * WINDOW_S)
+    await asyncio.sleep(2 * SHORT_WINDOW_S)
     again = await world.two.ask("k", klass="batch")
     assert (again.rid, again.attached) == (first.rid, True)
     assert await world.one.queued() == 1
@@ -295,12 +305,13 @@ async def test_a_full_queue_refuses_a_key_and_stores_nothing(world: World) -> No
     assert (taken.rid, taken.reason) == (refused.rid, None)
 
 
+@outlives_the_window
 async def test_a_full_queue_does_not_hide_a_request_that_is_in_it(world: World) -> None:
     rid = request_id(os.urandom(16))
     assert await world.one.publish(rid) is None
     for _ in range(QUEUE_MAX - 1):
         assert await world.one.publish(request_id(os.urandom(16))) is None
-    await asyncio.sleep(2 * WINDOW_S)
+    await asyncio.sleep(2 * SHORT_WINDOW_S)
     assert await world.two.publish(rid) is None
     problem = await world.two.publish(rid, b"another")
     assert problem is not None
@@ -326,20 +337,21 @@ async def test_a_broker_that_does_not_answer_leaves_the_outcome_unknown(world: W
 
 
 async def test_only_so_many_wait_for_a_broker_that_is_away(world: World) -> None:
-    assert (await world.one.ask("first")).reason is None
+    edge = world.two
+    assert (await edge.ask("first")).reason is None
     world.broker.kill()
-    await until(lambda: not world.one.js.bus.connected)
+    await until(lambda: not edge.js.bus.connected)
     # One that is to be published and one with a key: both kinds take places.
     waiting = [
-        asyncio.create_task(world.one.publish(request_id(os.urandom(16)))),
-        asyncio.create_task(world.one.ask("k")),
+        asyncio.create_task(edge.publish(request_id(os.urandom(16)))),
+        asyncio.create_task(edge.ask("k")),
     ]
-    await until(lambda: world.one.room.is_full)
+    await until(lambda: edge.room.is_full)
     took_s = []
     for _ in range(5):
         began = time.monotonic()
-        refused = await world.one.publish(request_id(os.urandom(16)))
-        refused_key = await world.one.ask("other")
+        refused = await edge.publish(request_id(os.urandom(16)))
+        refused_key = await edge.ask("other")
         took_s.append(time.monotonic() - began)
         assert refused is not None
         assert (refused.reason, refused.row.status, refused.row.retry_after) == ("broker_away", 503, True)
@@ -347,16 +359,16 @@ async def test_only_so_many_wait_for_a_broker_that_is_away(world: World) -> None
     assert min(took_s) < 0.5, "at once"
     # A client that leaves frees its place.
     waiting.pop(0).cancel()
-    await until(lambda: not world.one.room.is_full)
-    waiting.insert(0, asyncio.create_task(world.one.publish(request_id(os.urandom(16)))))
+    await until(lambda: not edge.room.is_full)
+    waiting.insert(0, asyncio.create_task(edge.publish(request_id(os.urandom(16)))))
     world.broker.start()
     published, asked = await asyncio.gather(*waiting)
     assert published is None
     assert isinstance(asked, Answer)
     assert asked.reason is None
-    assert await world.one.queued() == 3
+    assert await edge.queued() == 3
     # The places are free again.
-    assert (await world.one.ask("other")).reason is None
+    assert (await edge.ask("other")).reason is None
 
 
 async def test_who_waits_too_long_for_a_broker_knows_that_nothing_was_stored(world: World) -> None:
@@ -379,7 +391,7 @@ async def test_a_run_that_ends_between_look_and_publish_is_the_run(world: World)
     await world.two.run(fast.rid, lease(), OK)
     assert await world.one.publish(slow.rid) is None, "the broker remembers the id: found in the log"
     assert await world.one.queued() == 0
-    await asyncio.sleep(2 * WINDOW_S)
+    await world.restart()
     assert await world.one.publish(slow.rid) is None
     assert await world.one.queued() == 1, "a second message, because nobody remembers"
     found = await world.one.lookup.find(ANONYMOUS, slow.rid)

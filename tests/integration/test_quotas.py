@@ -40,7 +40,7 @@ async def ended(system: System, tenant: str, numbers: range) -> list[int]:
 
 
 async def until_depth_stays(system: System, depth: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while await system.depth() != depth:
         assert time.monotonic() < deadline, await system.depth()
         await asyncio.sleep(0.02)

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from scheduler.watchdog import STUCK_S
 from schemas import dispatch, streams, subjects
 from schemas.dispatch import Cancel, EdgeBeat, Reader
 from schemas.ids import ModelKey
@@ -28,7 +29,8 @@ from tests.integration.scheduler_under_test import (
     until_depth,
 )
 
-EDGE_SILENT_S = 2.0
+EDGE_SILENT_S = 3.0
+"""Ten heartbeats of an edge here."""
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ async def last(system: System, number: int) -> Entry | None:
     return await system.log.last_ctl(TENANT, rid(number))
 
 
-async def until_end(system: System, number: int, within_s: float = 5.0) -> End:
+async def until_end(system: System, number: int, within_s: float = 15.0) -> End:
     deadline = time.monotonic() + within_s
     while True:
         entry = await last(system, number)
@@ -154,9 +156,9 @@ async def test_of_a_thousand_cancelled_in_the_queue_none_is_run(system: System) 
         await system.log.close(TENANT, rid(number), End(status="cancelled", reason="cancelled"))
     for number in numbers:
         system.bus.publish(subjects.cancel(TENANT, rid(number)), dispatch.encode(Cancel()))
-    await until(lambda: len(worker.hints) == 1000)
+    await until(lambda: len(worker.hints) >= 1000)
     await worker.finish(system, rid(0))
-    await until_depth(system, 0, within_s=10)
+    await until_depth(system, 0)
     assert len(worker.offers) == 1
 
 
@@ -177,16 +179,17 @@ async def test_a_dead_edges_request_is_cancelled_after_its_grace(system: System)
     await until(lambda: len(worker.items) == 3)
     for number in (1, 2, 3):
         await lease(system, worker, number)
-    await asyncio.sleep(EDGE_SILENT_S + 1)
+    await asyncio.sleep(EDGE_SILENT_S + 0.5)
     assert len(worker.items) == 3, "somebody reads"
     first.kill()
     second.readers = {rid(2): 0.5}
-    end = await until_end(system, 1, within_s=EDGE_SILENT_S + 3)
+    end = await until_end(system, 1)
     assert (end.status, end.message) == ("cancelled", "nobody reads it any more")
-    await until(lambda: rid(1) not in worker.items, within_s=1)
+    await until(lambda: rid(1) not in worker.items)
     assert rid(2) in worker.items, "its reader went on at another edge"
     second.readers = {}
-    assert (await until_end(system, 2, within_s=3)).status == "cancelled"
+    assert (await until_end(system, 2)).status == "cancelled"
+    await until(lambda: rid(2) not in worker.items)
     assert list(worker.items) == [rid(3)], "its last reader let it run to its end"
     second.kill()
 
@@ -199,7 +202,7 @@ async def test_a_waiting_request_that_nobody_reads_leaves_the_queue(system: Syst
     await system.publish(rid(3))
     await until(lambda: len(worker.items) == 4)
     await system.publish(rid(9), {GRACE_S: "0"})
-    assert (await until_end(system, 9, within_s=EDGE_SILENT_S + 4)).status == "cancelled"
+    assert (await until_end(system, 9)).status == "cancelled"
     await until_depth(system, 4)
 
 
@@ -207,7 +210,7 @@ async def test_a_waiting_request_that_nobody_reads_leaves_the_queue(system: Syst
 
 
 async def test_a_request_with_a_strike_runs_alone_until_its_first_token(system: System) -> None:
-    await system.scheduler("s1")
+    await system.scheduler("s1", alone_wait_s=60)
     busy = await system.worker("w1", slots=2)
     await system.publish(rid(1))
     await until(lambda: busy.items)
@@ -221,7 +224,7 @@ async def test_a_request_with_a_strike_runs_alone_until_its_first_token(system: 
     await asyncio.sleep(0.5)
     assert rid(4) not in suspect.items, "it waits, although there are seven slots"
     empty.tokenless.clear()
-    await until(lambda: rid(4) in suspect.items, within_s=2)
+    await until(lambda: rid(4) in suspect.items)
 
 
 async def _fail_once(system: System, worker: FakeWorker, number: int) -> FakeWorker:
@@ -273,7 +276,7 @@ async def test_a_nearly_full_output_holds_up_what_is_new(system: System) -> None
     await system.publish(rid(3), {QUEUE_TIMEOUT_S: "0.5"})
     item = worker.items.pop(rid(1))
     system.js.nak(item.ack)
-    await until(lambda: rid(1) in worker.items, within_s=2)
+    await until(lambda: rid(1) in worker.items)
     assert (await until_end(system, 3)).reason == "queue_timeout"
     assert list(worker.items) == [rid(1)], "what has a lease goes on, what is new waits"
     await empty(system)
@@ -313,8 +316,8 @@ async def test_a_consumer_that_was_deleted_is_made_at_once(system: System) -> No
     await lease(system, worker, 1)
     await system.js.delete_consumer(consumer())
     await system.publish(rid(2))
-    await until(lambda: rid(2) in worker.items, within_s=3)
-    await until(lambda: len(worker.offers) == 3, within_s=3)
+    await until(lambda: rid(2) in worker.items, within_s=STUCK_S * 0.8)  # before anybody would find it stuck
+    await until(lambda: len(worker.offers) == 3)
     again = [item for _, item in worker.offers if item.rid == rid(1)]
     assert [(item.attempt, item.cause) for item in again] == [(1, "first"), (1, "redelivered")]
     assert again[1].ctl_seq > 0, "it counts from one again, and is not taken for new"
