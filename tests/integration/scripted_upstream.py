@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from infra.ports import free_port
+
 WORDS = ["river", "größe", "水門", "🌊", "of", "a", "gate"]
 
 
@@ -127,7 +129,7 @@ class ScriptedUpstream:
         self.knocked: Answer = saying(200)
         self.listed: Answer = listing({"id": "penstock-sim"}, {"id": "m"})
         self.asked: list[Asked] = []
-        self.port = 0
+        self.port = free_port()
         self._server: asyncio.Server
         self._tasks: dict[asyncio.Task[None], None] = {}
 
@@ -139,7 +141,6 @@ class ScriptedUpstream:
     async def start(self) -> None:
         """Listens, on the same port as before."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Closes the port and all connections."""

@@ -43,7 +43,7 @@ def test_the_page_shows_the_file_and_how_it_is_registered() -> None:
 
 
 async def test_it_goes_on_after_a_kill_where_the_log_ends(stage: Stage) -> None:
-    await stage.start_worker(engine="echo", itl_ms=20)
+    await stage.start_worker(engine="echo", itl_ms=200)
     await stage.request(RID, msgspec.json.encode({"prompt": " ".join(WORDS), "max_tokens": 30}))
 
     async with asyncio.timeout(20):

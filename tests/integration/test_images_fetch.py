@@ -214,8 +214,8 @@ async def test_what_does_not_fit_into_the_request_is_cut(pictures: PictureHost) 
 async def test_slow_hosts_are_cut(pictures: PictureHost, path: str) -> None:
     assert FETCH_TIMEOUT_S == 5
     before = time.monotonic()
-    assert await failure(remote(pictures, path), timeout_s=0.5) == "it did not come within 0.5 s"
-    assert time.monotonic() - before > 0.4
+    assert await failure(remote(pictures, path), timeout_s=2.0) == "it did not come within 2 s"
+    assert time.monotonic() - before > 1.9
     assert pictures.connections == 1
 
 

@@ -68,8 +68,9 @@ async def test_no_free_port_is_an_error(server: PageServer, monkeypatch: pytest.
 async def test_a_broken_client_hurts_nobody(
     server: PageServer, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "PATIENCE_S", 0.1)
-    assert b"200 OK" not in await raw(server.port, data)
+    with monkeypatch.context() as hasty:
+        hasty.setattr(server_module, "PATIENCE_S", 0.1)
+        assert b"200 OK" not in await raw(server.port, data)
     assert b"200 OK" in await raw(server.port, b"GET /metrics HTTP/1.1\r\n\r\n")
 
 

@@ -20,11 +20,18 @@ from tests.integration.edge_under_test import CHAT, MESSAGES, MODEL, STREAMED, W
 BODY: dict[str, Any] = {"model": MODEL, "messages": MESSAGES}
 GOOD = End(status="ok", n=2, finish_reasons=["stop"], usage=Usage(1, 2), text=["so far"])
 QUEUE_MAX = 3
+HEAD_WAIT_S = 1.5
+"""The place in a head is that of a heartbeat that has counted the request: a busy machine has time for one."""
 
 
 @pytest.fixture
 async def world(own_broker: Broker) -> AsyncIterator[World]:
-    settings = {"nats_url": own_broker.url, "head_wait_s": 0.5, "queue_max": QUEUE_MAX, "queue_timeout_s": 20}
+    settings = {
+        "nats_url": own_broker.url,
+        "head_wait_s": HEAD_WAIT_S,
+        "queue_max": QUEUE_MAX,
+        "queue_timeout_s": 20,
+    }
     async with edge_on(load_settings(settings)) as world:
         yield world
 
@@ -72,7 +79,7 @@ async def test_a_stream_that_waits_is_told_its_place_until_it_runs(world: World)
     reading = asyncio.create_task(read())
     attempt = await world.backend.attempt(lease=False)
     await until(lambda: any(line.startswith(": queued") for line in lines))
-    assert places(lines) == [5]
+    assert set(places(lines)) == {5}
     await hear(world, 6, 2)
     await until(lambda: places(lines)[-1] == 3)
     await hear(world, 1, 5)
@@ -128,7 +135,7 @@ async def test_clients_that_know_no_comments_get_none(world: World) -> None:
     async with world.http as http:
         asking = asyncio.create_task(http.post("/v1/messages", json={**STREAMED, "max_tokens": 9}))
         attempt = await world.backend.attempt(lease=False)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(HEAD_WAIT_S + 1)
         await attempt.lease()
         await attempt.tok("so", " far")
         await attempt.end(GOOD)
@@ -161,6 +168,9 @@ async def test_a_full_queue_tells_each_client_another_time(world: World) -> None
     async with world.http as http:
         asking = [asyncio.create_task(http.post(CHAT, json=BODY)) for _ in range(QUEUE_MAX)]
         await until(lambda: world.backend.arrivals == QUEUE_MAX)
+        # Told at one time: else each would be told less, by the time since the one before it.
+        told_at = asyncio.get_running_loop().time()
+        world.edge._entrance._doorkeeper._now = lambda: told_at
         refused = [await http.post(CHAT, json=BODY) for _ in range(4)]
         assert {response.status_code for response in refused} == {429}
         assert {response.json()["error"]["code"] for response in refused} == {"queue_full"}
