@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -36,14 +37,18 @@ def pause(request: pytest.FixtureRequest, start_system: StartSystem) -> tuple[Sy
     return system, pause_s
 
 
-def stop_and_continue(system: System, process: Process, pause_s: float) -> list[str]:
-    """Pauses `process` under streams, some of which wait; all must be exact. The rids of everything that ran."""
+def stop_and_continue(
+    system: System, process: Process, pause_s: float, until: Callable[[], object] = lambda: True
+) -> list[str]:
+    """Pauses `process` for that long and until `until` holds, under streams, some of which wait; all must be exact.
+    The rids of everything that ran."""
     name = f"pause {process.id}"
     tokens = int((pause_s + 1) * 1000 / ITL_MS)
     streams = Streams(system, name, count=STREAMS, tokens=tokens)
     waiting = Streams(system, f"{name} waiting", count=WAITING, tokens=20, flowing=False)
     with paused(process.pid):
         time.sleep(pause_s)  # what is tested is that this long a pause does no harm
+        system.wait_until(until, "what the pause leads to")
     transcripts = streams.assert_all_whole() + waiting.assert_all_whole()
     after = stream(system.url, "after the pause", 20)
     assert_whole(after, "after the pause", 20)
@@ -63,8 +68,8 @@ def check(system: System, rids: list[str]) -> None:
 def test_a_paused_leader(pause: tuple[System, float]) -> None:
     system, pause_s = pause
     leader = leader_of(system)
-    rids = stop_and_continue(system, leader, pause_s)
-    assert leader_of(system).id != leader.id, "the standby took over"
+    # Seen during the pause: on a busy machine the leadership may come back after it.
+    rids = stop_and_continue(system, leader, pause_s, lambda: leader_of(system).id != leader.id)
     check(system, rids)
 
 

@@ -26,6 +26,8 @@ SEGMENT_BYTES = 536
 
 RECEIVE_BYTES = 4096
 BYTES_PER_S = 1
+ENDED_WITHIN_S = 60
+"""At its client's pace the answer takes days."""
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +96,10 @@ def test_a_client_that_hardly_reads_slows_nobody_and_misses_nothing(
     started = time.monotonic()
     slow = SlowClient(system.url, "slow", SLOW_TOKENS)
     slow.read(BYTES_PER_S)
-    beside_s = seconds_of_others(system, "beside")
-    ended_within_s = 5 * SLOW_TOKENS * ITL_MS / 1000
+    # A busy machine only ever adds to it.
+    beside_s = min(seconds_of_others(system, f"beside {number}") for number in range(3))
     while not any(len(log.ids) == SLOW_TOKENS and log.ends for log in output_logs(system.nats_url).values()):
-        assert time.monotonic() < started + ended_within_s, "the worker waits for the slow client"
+        assert time.monotonic() < started + ENDED_WITHIN_S, "the worker waits for the slow client"
         slow.read(BYTES_PER_S)
         time.sleep(1 / BYTES_PER_S)  # this is how slow the client is
     ended_s = time.monotonic() - started
