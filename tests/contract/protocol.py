@@ -24,6 +24,7 @@ AnyBroker = Broker | ServedBroker
 
 QUEUE_MAX = 3
 OUTPUT_BYTES_MAX = 256 << 10
+PROGRESS_INTERVAL_S = 0.125
 
 
 class Contract:
@@ -70,6 +71,18 @@ async def until(condition: Callable[[], object], within_s: float = 10.0) -> None
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         await asyncio.sleep(0.01)
+
+
+async def progress_until(contract: Contract, ack: str, done: Callable[[], object]) -> float:
+    """Says progress of a delivery until `done`. How long it was silent at most: where that is an ack wait, the machine
+    paused, and nothing follows from what the broker did."""
+    silent_s, said_at = 0.0, time.monotonic()
+    while not done():
+        contract.js.progress(ack)
+        now = time.monotonic()
+        silent_s, said_at = max(silent_s, now - said_at), now
+        await asyncio.sleep(PROGRESS_INTERVAL_S)
+    return max(silent_s, time.monotonic() - said_at)
 
 
 @contextlib.contextmanager
@@ -131,7 +144,7 @@ class Wire:
         """What the server says to `data` before it closes the connection."""
         self.send(data)
         async with asyncio.timeout(10):
-            return await self._reader.read(-1)
+            return (await self._reader.read(-1)).replace(b"PING\r\n", b"")
 
     async def until(self, end: bytes) -> bytes:
         """What the server says up to and including `end`."""

@@ -133,7 +133,7 @@ async def test_a_bucket_compares_and_sets(contract: Contract) -> None:
 
 
 async def test_a_buckets_values_expire(contract: Contract) -> None:
-    bucket = await KeyValue.open(contract.js, "leases", ttl_s=1.0)
+    bucket = await KeyValue.open(contract.js, "leases", ttl_s=2.0)
     assert await bucket.create("leader", b"a") is not None
     assert await bucket.create("leader", b"b") is None
     for _ in range(500):

@@ -33,12 +33,12 @@ async def js(own_broker: AnyBroker) -> AsyncIterator[JetStream]:
 async def counters(js: JetStream) -> Counters:
     await js.ensure_stream(rates_stream())
     await js.ensure_stream(rates_stream())
-    return Counters(js, RATES, timeout_s=2)
+    return Counters(js, RATES, timeout_s=10)
 
 
 async def say(js: JetStream, headers: dict[str, str], payload: bytes = b"") -> dict[str, Any]:
     told = encode_headers(headers) if headers else b""
-    reply = await js.bus.request(A, payload, headers=told, timeout_s=2)
+    reply = await js.bus.request(A, payload, headers=told, timeout_s=10)
     answer: dict[str, Any] = msgspec.json.decode(reply.payload)
     return answer
 
@@ -73,12 +73,17 @@ async def test_a_counter_is_as_old_as_its_last_addition(js: JetStream) -> None:
     """So one that is still added to does not vanish in the middle of its window."""
     spec = rates_stream()
     await js.ensure_stream(StreamSpec(RATES, spec.config | {"max_age": NS_PER_S}))
-    counters = Counters(js, RATES, timeout_s=2)
-    begun, sums = time.monotonic(), []
+    counters = Counters(js, RATES, timeout_s=10)
+    begun = last = time.monotonic()
+    sums: list[int] = []
     while time.monotonic() - begun < 1.5:
+        asked = time.monotonic()
         sums.append(await counters.add(A, 1))
+        if time.monotonic() - last > 0.9:  # the machine paused: the counter may have vanished in between
+            begun, sums = asked, sums[-1:]
+        last = asked
         await asyncio.sleep(0.2)
-    assert sums == list(range(1, len(sums) + 1))
+    assert sums == list(range(sums[0], sums[0] + len(sums)))
     last = time.monotonic()
     while await counters.read(A):
         assert time.monotonic() - last < 5
@@ -119,7 +124,7 @@ async def test_what_a_stream_of_counters_cannot_have(
 
 
 async def test_without_the_stream_nobody_counts(js: JetStream) -> None:
-    counters = Counters(js, RATES, timeout_s=2)
+    counters = Counters(js, RATES, timeout_s=10)
     with pytest.raises(BrokerAway):
         await counters.add(A, 1)
     with pytest.raises(BrokerAway):
