@@ -85,6 +85,11 @@ class System:
         )
 
     @property
+    def pid(self) -> int:
+        """The process id of `up` itself."""
+        return self._up.pid
+
+    @property
     def url(self) -> str:
         """Where the edges listen."""
         return str(self.state()["url"])

@@ -18,6 +18,7 @@ import nats
 import pytest
 from nats.js.api import ConsumerInfo, StreamConfig
 
+from bench.roles import paused
 from bench.system import System
 from bench.transcript import assert_whole
 from bench.transcript import stream as stream_chat
@@ -119,7 +120,7 @@ class Lines:
 @pytest.fixture(scope="module")
 def doomed(start_shared: StartShared) -> System:
     """What is hurt here is nobody else's."""
-    return start_shared(itl_ms=10, ttft_ms=5)
+    return start_shared(itl_ms=10, ttft_ms=5, publish_timeout_s=20)
 
 
 def test_d3_healthz(doomed: System) -> None:
@@ -132,8 +133,9 @@ def test_d3_healthz(doomed: System) -> None:
         said.append(answer.json())
         return answer.status_code == 503
 
-    doomed.kill(broker)
-    doomed.wait_until(is_down, "the edge notices", 10)
+    with paused(doomed.pid):  # the broker stays away until it was looked at
+        doomed.kill(broker)
+        doomed.wait_until(is_down, "the edge notices", 10)
     assert said[-1]["code"] == "UNHEALTHY"
     doomed.wait_until(lambda: get(doomed, "/healthz").status_code == 200, "the broker is back", 30)
 
@@ -272,8 +274,8 @@ def test_d12_timeouts_and_retries(doomed: System, tight: System) -> None:
 
 
 def stream_until(system: System, body: dict[str, Any]) -> tuple[httpx.Response, list[Any]]:
-    """A stream that has half a second."""
-    headers = {"x-penstock-deadline": "0.5"}
+    """A stream that has a second and a half: it begins by then on a machine that pauses, too, and takes longer."""
+    headers = {"x-penstock-deadline": "1.5"}
     with httpx.stream("POST", system.url + GENERATE, json=body, headers=headers, timeout=60) as answer:
         return answer, list(events_of(answer))
 
