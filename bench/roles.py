@@ -73,8 +73,10 @@ class RoleProcess:
             return self._process.wait(STOP_TIMEOUT_S)
         finally:
             self._process.kill()
-            with contextlib.suppress(OSError):
+            # Once: whoever ends it again would close what has its number since.
+            if self._ready_fd >= 0:
                 os.close(self._ready_fd)
+                self._ready_fd = -1
 
 
 @contextlib.contextmanager
