@@ -43,12 +43,14 @@ def main() -> None:
     write_result(arguments.out, stalls_s=stalls_s)
 
 
-def kill_workers(system: System, kills: int) -> list[float]:
-    """Seconds of stall of each stream. Raises AssertionError if one does not end whole."""
-    return [_stall_s(system, f"kill {kill}", 1 + kill * (TOKENS - 5) // kills) for kill in range(kills)]
+def kill_workers(system: System, kills: int, tokens: int = TOKENS) -> list[float]:
+    """Seconds of stall of each stream of `tokens`. Raises AssertionError if one does not end whole."""
+    return [
+        _stall_s(system, f"kill {kill}", tokens, 1 + kill * (tokens - 5) // kills) for kill in range(kills)
+    ]
 
 
-def _stall_s(system: System, prompt: str, at_token: int) -> float:
+def _stall_s(system: System, prompt: str, tokens: int, at_token: int) -> float:
     """Kills the stream's worker at that token. A stream that has ended before is no sample: on a busy machine it takes
     longer to find its worker than the stream lasts."""
     killed: list[Process] = []
@@ -62,8 +64,8 @@ def _stall_s(system: System, prompt: str, at_token: int) -> float:
                 system.kill(victim)
 
     for _ in range(TRIES):
-        transcript = stream(system.url, prompt, TOKENS, kill_once)
-        assert_whole(transcript, prompt, TOKENS)
+        transcript = stream(system.url, prompt, tokens, kill_once)
+        assert_whole(transcript, prompt, tokens)
         if killed:
             system.wait_replaced(killed[0])
             return transcript.stall_s
