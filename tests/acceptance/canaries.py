@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,9 +44,7 @@ def said_by(system: System) -> list[tuple[str, bytes]]:
     """Everything that is not an answer and not a stream of the broker: logs, kept traces and states, metrics, what the
     processes tell who asks them on NATS."""
     said = [
-        (str(path.relative_to(system.store)), path.read_bytes())
-        for path in system.store.rglob("*")
-        if path.is_file() and not _is_stream(path.relative_to(system.store))
+        (name, content) for name, content in files_under(system.store) if "jetstream" not in Path(name).parts
     ]
     said += [
         (page, httpx.get(f"{system.url}{page}").content)
@@ -54,14 +54,20 @@ def said_by(system: System) -> list[tuple[str, bytes]]:
     return said + asyncio.run(_services(system.nats_url))
 
 
+def files_under(folder: Path) -> list[tuple[str, bytes]]:
+    """Names, from there on, and contents. The owners go on writing: what is gone before it is read was replaced."""
+    found = []
+    for at, _, names in os.walk(folder):
+        for path in (Path(at, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((str(path.relative_to(folder)), path.read_bytes()))
+    return found
+
+
 def lines_of(system: System) -> list[dict[str, object]]:
-    """The lines of the log that are JSON: ours."""
-    lines = system.log_path.read_text(errors="replace").splitlines()
+    """The lines of the log that are JSON: ours. The last one may still be on its way."""
+    lines = system.log_path.read_text(errors="replace").split("\n")[:-1]
     return [json.loads(line) for line in lines if line.startswith("{")]
-
-
-def _is_stream(path: Path) -> bool:
-    return "jetstream" in path.parts
 
 
 def _forms(canary: str) -> set[bytes]:

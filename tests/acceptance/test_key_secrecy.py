@@ -11,6 +11,7 @@ import pytest
 from bench.system import System
 from bench.transcript import MODEL
 from infra.keys import add_key, new_key
+from tests.acceptance.canaries import files_under, lines_of
 from tests.acceptance.conftest import StartSystem
 
 OWN = "canary-of-the-settings-0123456789"
@@ -24,10 +25,6 @@ def keyed(start_system: StartSystem, tmp_path_factory: pytest.TempPathFactory) -
     add_key(file, key)
     system = start_system(edges=2, keys_file=file, api_keys=OWN, log_level="debug", rate_requests_max=5)
     return system, text
-
-
-def texts_under(directory: Path) -> list[tuple[Path, bytes]]:
-    return [(path, path.read_bytes()) for path in directory.rglob("*") if path.is_file()]
 
 
 def test_a_key_is_nowhere_to_be_found(keyed: tuple[System, str]) -> None:
@@ -48,9 +45,10 @@ def test_a_key_is_nowhere_to_be_found(keyed: tuple[System, str]) -> None:
             said += httpx.post(f"{system.url}/v1/models", headers=headers).content
     said += httpx.get(f"{system.url}/metrics").content + httpx.get(f"{system.url}/health").content
     assert {200, 401, 429} == set(codes)
-    stored = texts_under(system.store)
+    system.wait_until(lambda: b'"rid"' in system.log_path.read_bytes(), "the log tells of a request")
+    stored = files_under(system.store)
     assert any(b"llm.v1" in content for _, content in stored), "the broker's files are among them"
-    assert any(b'"rid"' in content for path, content in stored if path == system.log_path)
+    assert any(b'"rid"' in content for name, content in stored if name == system.log_path.name)
     command_lines = b"".join(
         Path(f"/proc/{process.pid}/cmdline").read_bytes() for process in system.processes()
     )
@@ -62,11 +60,15 @@ def test_a_key_is_nowhere_to_be_found(keyed: tuple[System, str]) -> None:
         ):
             assert secret not in said
             assert secret not in command_lines
-            assert not [path for path, content in stored if secret in content]
+            assert not [name for name, content in stored if secret in content]
 
 
 def test_an_edge_that_anybody_reaches_warns_once(start_system: StartSystem) -> None:
     system = start_system(host="0.0.0.0")
-    lines = [line for line in system.log_path.read_text().splitlines() if "anybody who reaches" in line]
-    assert len(lines) == 1
-    assert '"level": "warning"' in lines[0]
+
+    def warnings() -> list[dict[str, object]]:
+        return [line for line in lines_of(system) if "anybody who reaches" in str(line["event"])]
+
+    system.wait_until(warnings, "it warns")
+    [line] = warnings()
+    assert line["level"] == "warning"

@@ -150,10 +150,11 @@ def test_what_was_asked_and_answered_is_nowhere(keyed: tuple[System, str]) -> No
     answers = [*generated_by(PROMPT, TOKENS), *generated_by(f"{PROMPT} killed", 200)]
     nothing_slipped_out(system, key, *answers)
 
+    system.wait_until(
+        lambda: {line.get("rid") for line in lines_of(system)} >= set(caller.rids), "every request has a line"
+    )
     lines = lines_of(system)
     assert {"broker", "edge", "scheduler", "worker"} <= {line.get("role") for line in lines}
-    about = [line for line in lines if line.get("rid") in caller.rids]
-    assert {line["rid"] for line in about} == set(caller.rids), "every request has a line"
     bare = [line for line in lines if "rid" in line and not ("tenant" in line and "trace_id" in line)]
     assert bare == [], "every line about a request names its tenant and its trace"
     roles = {line["role"] for line in lines if line.get("trace_id") == TRACE_ID}
