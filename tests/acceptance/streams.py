@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import openai
 
 from bench.system import System
 from bench.transcript import Transcript, assert_whole, stream
 
 RESULT_TIMEOUT_S = 90.0
+
+
+def wait_known(system: System, *, workers: int) -> None:
+    """Until so many take requests: an edge is ready with the first of them."""
+
+    def alive() -> int:
+        return sum(model["workers"] for model in httpx.get(f"{system.url}/health").json()["models"])
+
+    system.wait_until(lambda: alive() == workers, f"{workers} worker(s) are known")
 
 
 class Streams:

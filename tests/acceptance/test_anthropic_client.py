@@ -19,6 +19,9 @@ from tests.pictures import picture
 from workers.engines.simulator import prompt_of, reference_text
 
 TOKENS = 40
+SLOWLY: dict[str, Any] = {"extra_body": {"penstock_fault": {"slow_factor": 6}}}
+"""Over a second of text: what is read while it comes, and whose worker is killed, is not over before that."""
+
 TOOLS: list[Any] = [{"name": name, "input_schema": {"type": "object"}} for name in ("weather", "time")]
 
 
@@ -73,7 +76,7 @@ def test_a_message(system: System) -> None:
 
 
 def test_the_text_of_a_stream(system: System) -> None:
-    with official(system) as client, client.messages.stream(**body_of("stream")) as stream:
+    with official(system) as client, client.messages.stream(**body_of("stream", **SLOWLY)) as stream:
         pieces = list(stream.text_stream)
     assert len(pieces) > 3
     assert "".join(pieces) == expected("stream", TOKENS)
@@ -222,7 +225,7 @@ def test_a_message_goes_on_when_its_worker_is_killed(
     body = body_of(prompt, stop_sequences=[late], **fields)
     killed: list[Process] = []
     pieces = 0
-    with official(system) as client, client.messages.stream(**body) as stream:
+    with official(system) as client, client.messages.stream(**body, **SLOWLY) as stream:
         for event in stream:
             pieces += event.type == "content_block_delta"
             if pieces == 5 and not killed:

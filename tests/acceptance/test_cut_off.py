@@ -14,7 +14,7 @@ from bench.roles import RoleProcess
 from bench.system import System
 from bench.transcript import assert_whole, stream
 from tests.acceptance.conftest import StartSystem
-from tests.acceptance.streams import Streams
+from tests.acceptance.streams import Streams, wait_known
 from tests.acceptance.tap import assert_clean
 
 ITL_MS = 20
@@ -76,6 +76,7 @@ def test_a_worker_cut_off_and_back_doubles_nothing_and_loses_nothing(
 ) -> None:
     parts = CutOff(start_system, stack, tmp_path, near, settings)
     tokens = int((cut_s + 1) * 1000 / ITL_MS)
+    wait_known(parts.system, workers=near + 1)
     streams = Streams(parts.system, "cut", count=STREAMS, tokens=tokens)
     parts.cut_for(cut_s)
     after = stream(parts.system.url, "after the cut", 20)

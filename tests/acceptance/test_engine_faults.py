@@ -9,6 +9,9 @@ from bench.system import System
 from bench.transcript import MODEL, assert_whole, client, expected, stream
 from tests.acceptance.conftest import StartSystem
 
+SLOW_FACTOR = 6
+"""What an engine made is stored when it dies at the next token."""
+
 
 @pytest.fixture(scope="module")
 def system(start_system: StartSystem) -> System:
@@ -22,7 +25,7 @@ def test_what_was_streamed_stands_and_an_error_ends_it(system: System, fault: st
         messages=[{"role": "user", "content": fault}],
         max_tokens=20,
         stream=True,
-        extra_body={"penstock_fault": {fault: 3}},
+        extra_body={"penstock_fault": {fault: 3, "slow_factor": SLOW_FACTOR}},
     )
     pieces: list[str] = []
     with pytest.raises(openai.APIError) as failed:

@@ -43,7 +43,7 @@ def small_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     yield f"nats://127.0.0.1:{port}"
     server.terminate()
-    assert server.wait(10) == 0
+    assert server.wait(60) == 0
 
 
 def prompt_of(size_bytes: int, name: str = "x") -> str:
