@@ -31,7 +31,10 @@ async def kill_workers(system: System, tell: list[Line]) -> None:
     """One after another, until cancelled."""
     for number in itertools.count(1):
         await asyncio.sleep(KILL_EVERY_S)
-        worker = system.processes("worker")[0]
+        working = [worker for worker in system.processes("worker") if worker.ready]
+        if not working:
+            continue
+        worker = working[0]
         tell.append(Fault(time.time(), number, "kill worker", worker.name, "begin"))
         system.kill(worker)
         tell.append(Fault(time.time(), number, "kill worker", worker.name, "end"))
