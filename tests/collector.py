@@ -51,7 +51,7 @@ class Collector:
                     for span in of_scope.spans
                 ]
 
-    def wait_for(self, count: int, within_s: float = 10.0) -> list[Received]:
+    def wait_for(self, count: int, within_s: float = 30.0) -> list[Received]:
         """The spans, once there are so many."""
         deadline = time.monotonic() + within_s
         while len(self.spans) < count:

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from infra import broker_monitor
+from infra import broker, broker_monitor
 from infra.broker import is_healthy
 from tests.deploy.compose_file import DEPLOY
 
@@ -47,5 +47,8 @@ def test_a_container_is_asked_past_the_proxy_of_its_environment(port: int) -> No
 async def test_a_broker_of_this_machine_is_too(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in PROXIES.items():
         monkeypatch.setenv(name, value)
+    # How fast it answers is not asked here.
+    monkeypatch.setattr(broker, "HEALTH_TIMEOUT_S", 20.0)
+    monkeypatch.setattr(broker_monitor, "TIMEOUT_S", 20.0)
     assert is_healthy(f"http://127.0.0.1:{port}")
     assert await broker_monitor.varz(port) is not None

@@ -22,6 +22,13 @@ OPTIONS = SimulatorOptions(
 )
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is read in a thread, which a busy machine may keep waiting."""
+    monkeypatch.setattr(engine_page, "PATIENCE_S", 20.0)
+    monkeypatch.setattr(engine_page, "KEPT_S", 60.0)
+
+
 class Speaking(Simulator):
     """An engine with metrics. `said` are answers; None: it hangs."""
 

@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ import pytest
 from schemas.choices import Choice
 from schemas.output import Delta
 from schemas.requests import RequestMeta
+from tests.unit.virtual_time import in_virtual_time
 from workers.engines.base import (
     EngineEvent,
     EngineFailed,
@@ -304,8 +306,10 @@ async def test_cancel_is_the_end_of_a_run(start: Any) -> None:
     assert recorder.simulator.load().running == 0
 
 
-async def test_all_requests_step_together_and_prefills_do_not_wait_for_a_step(start: Any) -> None:
-    recorder = await start(ttft_ms=5, itl_ms=200)
+@in_virtual_time
+async def test_all_requests_step_together_and_prefills_do_not_wait_for_a_step() -> None:
+    recorder = Recorder(replace(FAST, ttft_ms=5, itl_ms=200))
+    await recorder.simulator.start(recorder.sink)
     recorder.submit("a", max_tokens=5)
     await recorder.until(lambda: len(recorder.ids("a")) == 2)
     recorder.submit("b", max_tokens=3)
@@ -314,6 +318,7 @@ async def test_all_requests_step_together_and_prefills_do_not_wait_for_a_step(st
     a, b = recorder.steps("a"), recorder.steps("b")
     assert b[0] not in a, "its first token came between two steps"
     assert b[1:] == a[2:4], "then it decodes in step with the others"
+    await recorder.simulator.stop()
 
 
 async def test_prefill_takes_time_and_counts_as_progress(start: Any) -> None:
