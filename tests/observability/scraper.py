@@ -15,7 +15,7 @@ import yaml
 from infra.ports import free_port
 
 SCRAPE_S = 1
-START_S = 20.0
+START_S = 60.0
 
 
 class Prometheus:
@@ -59,7 +59,7 @@ class Prometheus:
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
 
     def query(self, expr: str) -> list[dict[str, Any]]:
         """The newest values, one per series. A wrong expression is an error."""
@@ -71,13 +71,19 @@ class Prometheus:
         assert answer.status_code == 200, f"{parameters}: {answer.text}"
         return json.loads(answer.text)["data"]
 
-    def wait_for(self, expr: str, what: str, within_s: float = 30.0) -> list[dict[str, Any]]:
+    def wait_for(self, expr: str, what: str, within_s: float = 60.0) -> list[dict[str, Any]]:
         """The series of `expr`, as soon as there is one."""
         deadline = time.monotonic() + within_s
         while not (found := self.query(expr)):
             assert time.monotonic() < deadline, f"{what}: no data for {expr}"
             time.sleep(0.2)
         return found
+
+    def wait_for_scrapes(self, targets: int) -> None:
+        """Until so many have all been scraped later than now. One scrape may fail on a busy machine: it has only until
+        the next."""
+        since = time.time()
+        self.wait_for(f"count((timestamp(up) > {since}) and (up == 1)) >= {targets}", "all are scraped")
 
     def _is_ready(self) -> bool:
         try:

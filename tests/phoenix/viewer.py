@@ -18,7 +18,7 @@ PROGRAM = REPOSITORY / ".phoenix" / "bin" / "phoenix"
 START_TIMEOUT_S = 180.0
 """It makes its database first: 20 s on a quiet machine, two minutes on a crowded one."""
 
-READ_TIMEOUT_S = 30.0
+READ_TIMEOUT_S = 60.0
 POLL_S = 0.1
 SPANS_MAX = 1000
 PROJECT = "default"
@@ -91,7 +91,7 @@ class Phoenix:
         """Ends it."""
         self._process.terminate()
         try:
-            self._process.wait(20)
+            self._process.wait(60)
         finally:
             self._process.kill()
 
@@ -102,7 +102,7 @@ class Phoenix:
 
     def _get(self, path: str) -> Any:
         try:
-            answer = httpx.get(self.url + path, timeout=10)
+            answer = httpx.get(self.url + path, timeout=30)
         except httpx.TransportError:
             return None
         if answer.status_code != httpx.codes.OK:
