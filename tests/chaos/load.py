@@ -11,7 +11,7 @@ import httpx
 
 from workers.engines.simulator import reference_text
 
-GIVE_UP_S = 90.0
+GIVE_UP_S = 180.0
 AGAIN_S = 0.3
 INTERVAL_S = 0.2
 CLIENTS_MAX = 40

@@ -19,6 +19,9 @@ SHAPE = Shape(edges=2, schedulers=2, workers=2)
 
 OLDER = "HEAD~1"
 
+# A wheel is built and installed, then twelve processes drain and start one after the other.
+pytestmark = pytest.mark.timeout(400)
+
 
 @pytest.mark.parametrize(
     "order",

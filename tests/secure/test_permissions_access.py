@@ -21,7 +21,7 @@ from infra.metrics.process import PERMISSION_VIOLATIONS
 from infra.secure.directory import read_plan
 from infra.settings import SettingsError
 from schemas import subjects
-from tests.secure.secured import SecuredBroker, open_client, penstock, until
+from tests.secure.secured import START_TIMEOUT_S, SecuredBroker, open_client, penstock, until
 
 REFUSED = (nats.errors.Error, ssl.SSLError, OSError)
 
@@ -75,7 +75,7 @@ async def test_unknown_keys_and_none_are_refused(secured: SecuredBroker, tmp_pat
 
 
 def test_nothing_is_said_in_the_clear(secured: SecuredBroker) -> None:
-    with socket.create_connection(("127.0.0.1", secured.port), timeout=5) as plain:
+    with socket.create_connection(("127.0.0.1", secured.port), timeout=20) as plain:
         assert plain.recv(4096).startswith(b"INFO ")
         plain.sendall(b'CONNECT {"verbose":true}\r\nPING\r\n')
         said = b""
@@ -180,4 +180,4 @@ def test_a_seed_is_never_printed(secured: SecuredBroker) -> None:
 
 
 def _wait_for(log: Path, text: str) -> None:
-    asyncio.run(until(lambda: text in log.read_text(errors="replace"), text, 20))
+    asyncio.run(until(lambda: text in log.read_text(errors="replace"), text, START_TIMEOUT_S))

@@ -24,10 +24,10 @@ from infra.secure.plan import MONITOR_PORT_OFFSET, ROUTE_PORT_OFFSET
 from infra.tether import tethered
 from schemas import subjects
 from schemas.output import End, decode_ctl
-from tests.secure.secured import ROOT, Stranger, free_base_port, penstock, until
+from tests.secure.secured import ANSWER_S, CONNECT_S, ROOT, Stranger, free_base_port, penstock, until
 
 START_TIMEOUT_S = 60.0
-END_WITHIN_S = 20.0
+END_WITHIN_S = 40.0
 TENANT = "acme"
 RID = "a" * 26
 
@@ -56,7 +56,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for server in servers:
         server.terminate()
     for server in servers:
-        server.wait(20)
+        server.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,9 @@ async def test_a_tenant_at_each_node(cluster: Path, system: System, number: int)
     tls = ssl.create_default_context(cafile=cluster / "tenants" / TENANT / "ca.pem")
     seed = cluster / "tenants" / TENANT / f"{TENANT}.nk"
     client = Stranger()
-    await client.connect(node.url, tls=tls, nkeys_seed=str(seed), error_cb=client.note)
+    await client.connect(
+        node.url, tls=tls, nkeys_seed=str(seed), error_cb=client.note, connect_timeout=CONNECT_S
+    )
     rid = f"{RID}{number}"
     call = subjects.js_direct_last("OUTPUT", subjects.output_ctl(TENANT, rid))
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
@@ -94,13 +96,13 @@ async def test_a_tenant_at_each_node(cluster: Path, system: System, number: int)
         live.append(message.data)
 
     await client.subscribe(subjects.live(TENANT, rid), cb=note)
-    ack = await client.jetstream().publish(request, json.dumps(body).encode())
+    ack = await client.jetstream(timeout=ANSWER_S).publish(request, json.dumps(body).encode())
     assert ack.stream == "REQUESTS"
     end = None
     deadline = time.monotonic() + END_WITHIN_S
     while not isinstance(end, End):
         assert time.monotonic() < deadline
-        data = (await client.request(call, b"")).data
+        data = (await client.request(call, b"", timeout=ANSWER_S)).data
         end = decode_ctl(data) if data else None
         await asyncio.sleep(0.02)
     await until(lambda: data in live, "END's live copy")
@@ -113,7 +115,7 @@ def test_who_has_no_certificate_is_no_node(cluster: Path) -> None:
     node = read_plan(cluster).nodes[0]
     tls = ssl.create_default_context(cafile=cluster / "ca.pem")
     with (
-        socket.create_connection(("127.0.0.1", node.port + ROUTE_PORT_OFFSET), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", node.port + ROUTE_PORT_OFFSET), timeout=20) as plain,
         tls.wrap_socket(plain, server_hostname="localhost") as encrypted,
         pytest.raises(ssl.SSLError, match="certificate required"),
     ):

@@ -12,11 +12,10 @@ from infra.jetstream import JetStream
 from infra.stream_set import ensure_streams
 from schemas import subjects
 from schemas.requests import TRACE_DEST, TRACEPARENT
-from tests.secure.secured import SecuredBroker, until
+from tests.secure.secured import ANSWER_S, SecuredBroker, until
 
 HOPS = subjects.hops("edge-1")
 GIVEN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-ANSWER_S = 10.0
 
 
 async def test_a_secured_broker_takes_the_message_from_an_edge(tmp_path: Path) -> None:
