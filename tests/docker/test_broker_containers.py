@@ -19,7 +19,9 @@ from tests.chaos.load import Load
 from tests.docker.daemon import NoDocker, a_docker
 
 SHAPE = Shape(broker="containers", edges=1, schedulers=1, workers=2)
-RUN_S = 75.0
+RUN_S = 200.0
+
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from workers.engines.base import EngineFailed, EngineOutput
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
 
-GONE_S = 5.0
+GONE_S = 20.0
 IMPORTED_S = 90.0
 """A child that has only just begun imports vLLM before it can notice that nobody needs it."""
 

@@ -15,7 +15,7 @@ from bench.result_file import seconds
 from bench.system import System
 from bench.vllm_server import START_TIMEOUT_S, penstock_flags
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 CANCELS = 20
 TOKENS = 900

@@ -11,7 +11,7 @@ from bench.engine_cases import CASES, REASONING, Case
 from bench.same_as_vllm import HEAD, compare, line
 from tests.vllm.conftest import Pair
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -29,7 +29,7 @@ from workers.engines.base import (
 )
 from workers.engines.upstream import OpenAIEngine, OpenAIOptions
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 KINDS = (
     "chat greedy",
@@ -163,5 +163,5 @@ async def _run(engine: OpenAIEngine, told: asyncio.Queue[EngineEvent], request: 
 
 def generated(server: VllmServer) -> float:
     """Tokens that the server has made in its life."""
-    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    lines = httpx.get(f"{server.url}/metrics", timeout=30).text.splitlines()
     return sum([float(one.split()[-1]) for one in lines if one.startswith("vllm:generation_tokens_total")])
