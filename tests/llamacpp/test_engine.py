@@ -197,7 +197,7 @@ async def test_llama_cpp_itself_stops_running_what_is_cancelled(model: Path) -> 
             assert processing().endswith(" 1")
             engine.engine.cancel(f"tenant.long{number}")
             at = loop.time()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while not processing().endswith(" 0"):
                     await asyncio.sleep(0.001)
             took_s.append(loop.time() - at)
@@ -207,7 +207,8 @@ async def test_llama_cpp_itself_stops_running_what_is_cancelled(model: Path) -> 
 async def test_a_long_prefill_makes_steps(model: Path) -> None:
     async with running(model, parallel=1) as engine:
         before = engine.engine.load()
-        long = {**CHAT, "messages": [{"role": "user", "content": "river " * 6000}]}
+        # It still runs when its first token is heard of, whatever else the machine does.
+        long = {**LONG, "messages": [{"role": "user", "content": "river " * 6000}], "max_tokens": 1000}
         answer = await engine.until(engine.submit(long), outputs=1)
         load = engine.engine.load()
         assert load.running == 1
@@ -220,7 +221,7 @@ async def test_stopping_drops_what_runs(model: Path) -> None:
     async with running(model, parallel=1) as engine:
         dropped = await engine.until(engine.submit(LONG), outputs=3)
         waiting = asyncio.ensure_future(engine.engine.wait())
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 20)
     assert dropped.end is None
 
 

@@ -52,7 +52,7 @@ async def test_that_port_of_an_engine_is_nobody_s(model: Path) -> None:
     async with running(model) as engine:
         address = engine.engine._server.listening_address
         assert address.startswith("http://127.0.0.1:")
-        async with httpx.AsyncClient(base_url=address) as client:
+        async with httpx.AsyncClient(base_url=address, timeout=30) as client:
             for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize"):
                 assert (await client.post(path, json=CHAT)).status_code == 401, path
             for path in ("/metrics", "/props", "/slots"):

@@ -51,7 +51,7 @@ async def test_decodes_without_output_are_steps_and_none_are_none(model: Path) -
         for _ in range(3):
             before = engine.engine.load().steps
             server.decoded += 1
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while engine.engine.load().steps == before:
                     await asyncio.sleep(POLL_S)
         stands_at = engine.engine.load()
@@ -68,7 +68,7 @@ async def test_a_server_without_metrics_has_died(model: Path) -> None:
     engine._server.is_terminated = True
     engine.submit(EngineRequest("tenant.rid", 1, msgspec.json.encode(CHAT), RequestMeta()))
     with pytest.raises(llamacpp.LlamaDied):
-        await asyncio.wait_for(engine.wait(), 5)
+        await asyncio.wait_for(engine.wait(), 20)
     engine._server.over.set()
     await engine.stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ params.embedding = sys.argv[4] == "embeds"
 server = xllamacpp.Server(params)
 threading.Event().wait()
 """
-START_S = 30.0
+START_S = 60.0
 ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Tell me about rivers"}]}
 LONG = ASK | {"max_tokens": 6000, "extra_body": {"ignore_eos": True}}
 
@@ -183,9 +184,9 @@ def test_a_client_that_leaves_frees_the_only_slot(model: Path, tmp_path: Path) -
         system = System(tmp_path / "store", engine="openai", upstream=server.url, model="tiny")
         try:
             with client_of(server.url) as direct, client_of(f"{system.url}/v1") as ours:
-                took = [_until_free(direct, ours) for _ in range(5)]
+                took = [_until_free(direct, ours) for _ in range(9)]
             print(f"free again after {took} s")
-            assert sorted(took)[2] < 0.5, took
+            assert statistics.median(took) < 0.5, took
         finally:
             code = system.stop()
         assert code == 0
@@ -214,7 +215,7 @@ async def test_embeddings(embedder: Path, tmp_path: Path) -> None:
         can = await engine.start(told.put_nowait)
         assert can.context_tokens_max < 1 << 20, "the server tells it"
         engine.submit(EngineRequest("t.r1", 1, b'{"input":["water","gate"]}', RequestMeta()))
-        finished = await asyncio.wait_for(told.get(), 20)
+        finished = await asyncio.wait_for(told.get(), 60)
         assert isinstance(finished, EngineFinished)
         assert finished.result is not None
         result = json.loads(bytes(finished.result))
