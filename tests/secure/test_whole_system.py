@@ -136,6 +136,7 @@ def test_files_batches_and_responses(system: System, official: openai.OpenAI) ->
     deadline = time.monotonic() + WITHIN_S
     while batch.status != "completed":
         assert time.monotonic() < deadline, batch
+        time.sleep(0.05)
         batch = official.batches.retrieve(batch.id)
     assert batch.output_file_id
     results: list[dict[str, Any]] = [
