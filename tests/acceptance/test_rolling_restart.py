@@ -34,7 +34,7 @@ def wait_for_answers(system: System, load: Load, count: int) -> None:
     system.wait_until(lambda: load.whole >= count, "requests are answered")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("clients", "rounds", "options"),
     [
