@@ -15,7 +15,7 @@ from bench.system import REPOSITORY
 
 CLIENTS = REPOSITORY / ".clients"
 HERE = Path(__file__).parent
-PATIENCE_S = 60
+PATIENCE_S = 110
 
 PYTHONS = {
     "openai_python": "python",

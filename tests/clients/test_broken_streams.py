@@ -14,13 +14,11 @@ from tests.clients.running import ALL, Streaming, streaming
 TOKENS = 3000
 """Thirty seconds of them: whatever happens, happens in the middle."""
 
-PIECES = 5
-
 
 def cancelled(system: System, rid: str) -> None:
     """Somebody else ends it."""
     assert rid, "the client tells the answer's id"
-    httpx.delete(f"{system.url}/v1/requests/{rid}").raise_for_status()
+    httpx.delete(f"{system.url}/v1/requests/{rid}", timeout=30).raise_for_status()
 
 
 def edges_drained(system: System, _rid: str) -> None:
@@ -41,7 +39,7 @@ def nothing(_system: System, _rid: str) -> None:
 
 CASES: dict[str, tuple[Callable[[System, str], None], dict[str, str], dict[str, Any]]] = {
     "cancelled": (cancelled, {}, {}),
-    "out of time": (nothing, {"X-Penstock-Deadline": "1.5"}, {}),
+    "out of time": (nothing, {"X-Penstock-Deadline": "2"}, {}),
     "the engine fails": (nothing, {}, {"penstock_fault": {"raise_at_token": 20}}),
     "the edges drain": (edges_drained, {}, {}),
     "the edges die": (edges_killed, {}, {}),
@@ -62,7 +60,7 @@ def test_an_incomplete_answer_is_an_error(system: System, case: str, client: str
         happen(system, rid)
         pieces, last = stream.rest()
     print(f"{client}, {case}: {last['error']}")
-    assert pieces + PIECES < TOKENS
+    assert pieces < TOKENS
     assert last["end"] == "error"
     if happen in (edges_drained, edges_killed):
         for edge in edges:
@@ -70,6 +68,7 @@ def test_an_incomplete_answer_is_an_error(system: System, case: str, client: str
 
 
 def _met_in_the_middle(stream: Streaming) -> str:
-    lines = [stream.next() for _ in range(PIECES)]
-    assert all("text" in line for line in lines), lines
-    return str(lines[-1]["id"])
+    """Once it has some text: how many pieces are made of what comes before its trouble is nobody's promise."""
+    while not (line := stream.next()).get("text"):
+        assert "text" in line, line
+    return str(line["id"])
