@@ -68,13 +68,11 @@ def test_places_fall_and_times_come_true(system: System) -> None:
     with ThreadPoolExecutor(STREAMS) as pool:
         told = list(pool.map(lambda number: watch(system, number), range(STREAMS)))
     assert all(one.whole for one in told)
-    # A first token takes the head along: then it runs. At that time only one more does.
+    # A first token takes the head along: then it runs.
     in_time = [one for one in told if one.first_token_s < HEAD_WAIT_S]
     assert in_time
     assert {one.head for one in in_time} == {0}
-    heads = sorted(one.head for one in told)
-    assert heads.count(0) <= len(in_time) + 1
-    assert heads[-1] >= 4
+    assert max(one.head for one in told) >= 4
     for one in told:
         places = [place for _, place, _ in one.comments]
         assert places == sorted(places, reverse=True)

@@ -44,11 +44,12 @@ def card(name: str = MODEL, *adapters: str) -> ModelCard:
     return ModelCard(model_key(name), name, "none", 4096, 256, list(adapters))
 
 
-async def begin_of_a_window(window_s: int, room_s: float = 10.0) -> None:
+async def begin_of_a_window(window_s: int, room_s: float = 10.0) -> float:
     """Returns when at least `room_s` are left of what rates take for one window: in the next one what was counted
-    before counts less."""
+    before counts less. The time, in Unix seconds."""
     while window_s - time.time() % window_s < room_s:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.01)
+    return time.time()
 
 
 async def until(condition: Callable[[], object], within_s: float = 15.0) -> None:

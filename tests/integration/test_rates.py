@@ -32,7 +32,17 @@ from schemas.output import End, Usage
 from schemas.requests import RequestMeta
 from schemas.streams import RATES
 from tests.contract.protocol import paused
-from tests.integration.edge_under_test import CHAT, MESSAGES, MODEL, World, backend_on, card, edge_at, until
+from tests.integration.edge_under_test import (
+    CHAT,
+    MESSAGES,
+    MODEL,
+    World,
+    backend_on,
+    begin_of_a_window,
+    card,
+    edge_at,
+    until,
+)
 
 USED = Usage(prompt_tokens=5, completion_tokens=3)
 _numbers = count(1)
@@ -99,13 +109,6 @@ def entering(caller_id: str) -> Entering:
     arrival = Arrival(RequestId("a" * 26), ANONYMOUS, b"{}", "", {}, "chat", 0)
     admitted = Admitted(card(), "", {}, RequestMeta(cost=1))
     return Entering(Caller(id=caller_id, requests=rate, tokens=rate), arrival, admitted, {})
-
-
-async def begin_of_a_window(window_s: int, room_s: float) -> float:
-    """Returns when at least `room_s` of a window are left."""
-    while window_s - time.time() % window_s < room_s:
-        await asyncio.sleep(0.01)
-    return time.time()
 
 
 @pytest.fixture

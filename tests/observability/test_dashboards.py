@@ -147,9 +147,8 @@ def test_a_panel_shows_something(query: Query, scraped: Prometheus) -> None:
         assert set(re.findall(r"DCGM_\w+", query.expr)) <= DCGM
         assert not found, "there is no GPU here, so what is this?"
         return
-    deadline = (
-        time.monotonic() + SHOWN_WITHIN_S
-    )  # a failed scrape takes a target's series away until the next
+    # A failed scrape takes a target's series away until the next.
+    deadline = time.monotonic() + SHOWN_WITHIN_S
     while not any(series["value"][1] != "NaN" for series in found):
         assert time.monotonic() < deadline, f"{found}: 0 / 0 is nothing to see"
         time.sleep(0.2)

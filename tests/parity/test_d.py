@@ -160,13 +160,23 @@ def test_d5_api_key(guarded: System) -> None:
 
 
 def test_d6_rate_limit(guarded: System) -> None:
-    """Twelve in a minute, over both edges together."""
+    """Twelve in a minute, over both edges together; who cannot be counted in time on a busy machine is let in."""
     body = {"prompt": "d6", "max_tokens": 1}
+
+    def uncounted() -> float:
+        page = scraped(get(guarded, "/metrics").text)
+        return sum(value for name, value in page.items() if name.startswith("penstock_rates_unknown_total"))
+
+    while 60 - time.time() % 60 < 20:  # the next minute's twelve are others
+        time.sleep(0.1)
+    before = uncounted()
     with ThreadPoolExecutor(8) as pool:
         key = "key-two-0123456789"
         answers = list(pool.map(lambda _: post(guarded, GENERATE, body, x_api_key=key), range(40)))
     counts = Counter(answer.status_code for answer in answers)
-    assert counts == {200: 12, 429: 28}
+    assert counts[200] + counts[429] == 40
+    assert counts[200] >= 12
+    guarded.wait_until(lambda: uncounted() - before >= counts[200] - 12, "nobody else is let in", 10)
     for refused in answers:
         if refused.status_code == 429:
             assert refused.json()["code"] == "RATE_LIMITED"

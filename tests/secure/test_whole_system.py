@@ -160,11 +160,8 @@ def test_the_bounds_are_counted(system: System) -> None:
 
 
 async def test_every_process_answers_the_tools_of_nats(secured: SecuredBroker, system: System) -> None:
-    for role in (
-        "edge",
-        "scheduler",
-        "worker",
-    ):  # they are asked once, and the tests before this one kill some
+    # They are asked once, and the tests before this one kill some.
+    for role in ("edge", "scheduler", "worker"):
         system.wait_ready(role, 2)
     async with secured.client("observer") as observer:
         answers: list[str] = []
