@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
 import openai
@@ -43,6 +44,18 @@ def newcomer(system: System, prompt: str) -> str:
     return "whole"
 
 
+@contextmanager
+def gone(broker: Broker, how: str) -> Iterator[None]:
+    """A broker that is killed and started again, or that stands still in between."""
+    if how == "paused":
+        with paused(broker.pid):
+            yield
+        return
+    broker.kill()
+    yield
+    broker.start()
+
+
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize(
     ("gap_s", "publish_timeout_s"), [(3.0, 2.0), pytest.param(5.0, 5.0, marks=pytest.mark.slow)]
@@ -61,17 +74,11 @@ def test_running_streams_go_on_and_new_ones_wait_or_are_told_to_come_again(
     )
     streams = Streams(system, "gap", tokens=int((gap_s + 2) * 1000 / ITL_MS))
     with ThreadPoolExecutor(2 * NEWCOMERS) as pool:
-        if how == "killed":
-            own_broker.kill()
+        with gone(own_broker, how):
             early = [pool.submit(newcomer, system, f"early {number}") for number in range(NEWCOMERS)]
             time.sleep(gap_s)  # the length of the gap is what is tested
             if publish_timeout_s < gap_s:
                 wait(early, RESULT_TIMEOUT_S)  # no broker comes back before they have their answers
-            own_broker.start()
-        else:
-            with paused(own_broker.pid):
-                early = [pool.submit(newcomer, system, f"early {number}") for number in range(NEWCOMERS)]
-                time.sleep(gap_s)
         late = [pool.submit(newcomer, system, f"late {number}") for number in range(NEWCOMERS)]
         transcripts = streams.assert_all_whole()
         outcomes = Counter(future.result() for future in early + late)
