@@ -74,6 +74,7 @@ def cut(text: str) -> str:
 AWAY = Problem("broker_away", "the broker is away")
 NOT_STORED = Problem("broker_away", "the broker is away; the request was not stored")
 REFUSED = Problem("broker_away", "the broker cannot do this now")
+UNCERTAIN = Problem("broker_away", "no leader is heard, so nobody can tell whether there is such a request")
 LOST = Problem("log_lost", "a record of the output log cannot be read")
 UNEXPECTED = Problem("internal", "something went wrong on our side")
 

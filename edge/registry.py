@@ -153,6 +153,10 @@ class Registry:
         waits = self._cold_start == "queue" and now - known.seen_at <= self._model_seen_s
         return known.workers > 0 or waits
 
+    def hears_leader(self, now: float) -> bool:
+        """Whether a leader was heard just now."""
+        return not self._silent(now)
+
     def _silent(self, now: float) -> bool:
         return self._heard_at is None or now - self._heard_at > LEADER_SILENT_S
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from edge import ends
 from edge.closer import Closer
 from edge.desk import Desk, refuse
-from edge.errors import AWAY, LOST, Problem
+from edge.errors import AWAY, LOST, UNCERTAIN, Problem
 from edge.gate import Permit, Settled
 from edge.lookup import Found, Lookup
 from edge.manner import AS_EVER, Manner
@@ -164,14 +164,15 @@ class RequestsApi:
         return wishes if isinstance(wishes, Problem) else wishes.grace_s
 
     async def find(self, tenant: TenantKey, rid: str) -> Found | Problem:
-        """A request that exists; a problem if there is none, or if nobody can tell now."""
+        """A request that exists; a problem if there is none, or if nobody can tell now: a broker that is cut off from
+        its cluster goes on answering, and knows nothing of what the others took since. No leader is heard there."""
         missing = Problem("not_found", "there is no such request; its result may have expired")
         if not is_request_id(rid):
             return missing
         try:
             found = await self._lookup.find(tenant, RequestId(rid))
             if found is None:
-                return missing
+                return missing if self._registry.hears_leader(self._now()) else UNCERTAIN
             view = found.view or await self._guess(tenant, RequestId(rid), found)
             return replace(found, view=view)
         except BrokerAway:

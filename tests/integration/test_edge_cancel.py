@@ -288,6 +288,24 @@ async def test_every_reader_of_a_cancelled_request_is_told(worlds: tuple[World, 
         assert '"code":"cancelled"' in (await reading).text
 
 
+@pytest.mark.parametrize(("method", "path"), [("DELETE", ""), ("GET", ""), ("GET", "/stream")])
+async def test_where_no_leader_is_heard_what_is_not_found_may_exist(
+    worlds: tuple[World, World], monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    """Its broker may be cut off from the others, which go on."""
+    world, unknown = worlds[0], f"/v1/requests/{'a' * 26}{path}"
+    _, attempt = await ask(world)
+    await attempt.end(End(status="ok", n=0))
+    async with world.http as http:
+        assert (await http.request(method, unknown)).status_code == 404
+        world.backend.leading.cancel()
+        monkeypatch.setattr("edge.registry.LEADER_SILENT_S", 0.0)
+        answer = await http.request(method, unknown)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "broker_away")
+        assert float(answer.headers["retry-after"]) > 0
+        assert (await http.get(f"/v1/requests/{attempt.rid}")).status_code == 200, "what is found, is"
+
+
 async def test_without_a_broker_nothing_is_claimed(own_broker: Broker) -> None:
     settings = load_settings({"nats_url": own_broker.url, "publish_timeout_s": 2})
     async with edge_on(settings) as world, world.http as http:
